@@ -1,0 +1,90 @@
+"""Dims as TIR expressions: the symbols of a kernel's shapes become int64 variables, its last parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import tvm
+from tvm import tirx
+
+from ...compiler.types import Dim
+
+
+class DimVars:
+    """The int64 variables of one kernel, one a symbol, in the order they were first met.
+
+    `expr(dim)` translates a dim; `vars` and `symbols` run in step: what the kernel takes, what the caller passes.
+    """
+
+    def __init__(self) -> None:
+        self._vars: dict[Any, tirx.Var] = {}
+
+    @property
+    def vars(self) -> list[tirx.Var]:
+        return list(self._vars.values())
+
+    @property
+    def symbols(self) -> list[Any]:
+        return list(self._vars)
+
+    def shape(self, dims: Iterable[Dim]) -> list[Any]:
+        return [self.expr(d) for d in dims]
+
+    def expr(self, dim: Dim) -> Any:
+        """An int64 expression equal to `dim`."""
+        import sympy
+
+        if isinstance(dim, int):
+            return tirx.IntImm("int64", dim)
+        if isinstance(dim, sympy.Symbol):
+            if dim not in self._vars:
+                self._vars[dim] = tirx.Var(str(dim), "int64")
+            return self._vars[dim]
+        if isinstance(dim, sympy.Integer):
+            return tirx.IntImm("int64", int(dim))
+        if isinstance(dim, (sympy.floor, sympy.ceiling)):
+            return self._quotient(dim)
+        args = [self.expr(a) for a in dim.args]
+        if isinstance(dim, sympy.Add):
+            return _fold(lambda a, b: a + b, args)
+        if isinstance(dim, sympy.Mul):
+            return self._product(dim)
+        if isinstance(dim, sympy.Max):
+            return _fold(tirx.max, args)
+        if isinstance(dim, sympy.Min):
+            return _fold(tirx.min, args)
+        if isinstance(dim, sympy.Mod):
+            return tirx.floormod(args[0], args[1])
+        if isinstance(dim, sympy.Pow) and dim.exp.is_Integer and int(dim.exp) > 0:
+            return _fold(lambda a, b: a * b, [args[0]] * int(dim.exp))
+        if isinstance(dim, sympy.Abs):
+            return tirx.max(args[0], -args[0])
+        raise ValueError(f"dim expression {dim} cannot be computed")
+
+    def _product(self, dim: Any) -> Any:
+        """A product with a rational part is an exact quotient (the dims of a Reshape always divide)."""
+        above, below = dim.as_numer_denom()
+        if below == 1:
+            return _fold(lambda a, b: a * b, [self.expr(a) for a in dim.args])
+        return tirx.floordiv(self.expr(above), self.expr(below))
+
+    def _quotient(self, dim: Any) -> Any:
+        import sympy
+
+        above, below = sympy.together(dim.args[0]).as_numer_denom()
+        top, bottom = self.expr(above), self.expr(below)
+        if isinstance(dim, sympy.ceiling):
+            top = top + bottom - 1
+        return tirx.floordiv(top, bottom)
+
+
+def _fold(combine: Any, args: list[Any]) -> Any:
+    out = args[0]
+    for arg in args[1:]:
+        out = combine(out, arg)
+    return out
+
+
+def int64(value: int) -> tvm.ir.Expr:
+    return tirx.IntImm("int64", value)
