@@ -51,9 +51,9 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 def defines(*ops: str) -> Callable[[_F], _F]:
     """Registers an index definition: `f(node, inputs) -> [Element, ...]`, one Element an output.
 
-    `inputs[i]` is None where omitted, else an object with `.type` (TensorType), `.shape` (dims as TIR int64 expressions),
-    and `__call__(index) -> Expr`. The definition returns None if this node's form (for example a runtime axis) has no
-    index expression; the C op is asked then.
+    `inputs[i]` is None where omitted, else an object with `.type` (TensorType), `.shape` (dims as TIR int64
+    expressions) and `__call__(index) -> Expr`. The definition returns None if this node's form (for example a
+    runtime axis) has no index expression; the C op is asked then.
     """
     return _into(INDEX_DEFINITIONS, ops)
 

@@ -45,11 +45,9 @@ class DimVars:
             return tirx.IntImm("int64", int(dim))
         if isinstance(dim, (sympy.floor, sympy.ceiling)):
             return self._quotient(dim)
+        if isinstance(dim, (sympy.Add, sympy.Mul)):
+            return self._quotient_free(dim)
         args = [self.expr(a) for a in dim.args]
-        if isinstance(dim, sympy.Add):
-            return _fold(lambda a, b: a + b, args)
-        if isinstance(dim, sympy.Mul):
-            return self._product(dim)
         if isinstance(dim, sympy.Max):
             return _fold(tirx.max, args)
         if isinstance(dim, sympy.Min):
@@ -62,12 +60,15 @@ class DimVars:
             return tirx.max(args[0], -args[0])
         raise ValueError(f"dim expression {dim} cannot be computed")
 
-    def _product(self, dim: Any) -> Any:
-        """A product with a rational part is an exact quotient (the dims of a Reshape always divide)."""
-        above, below = dim.as_numer_denom()
-        if below == 1:
-            return _fold(lambda a, b: a * b, [self.expr(a) for a in dim.args])
-        return tirx.floordiv(self.expr(above), self.expr(below))
+    def _quotient_free(self, dim: Any) -> Any:
+        """A sum or product; one with a denominator is an exact quotient (the dims of a Reshape always divide)."""
+        import sympy
+
+        above, below = sympy.together(dim).as_numer_denom()
+        if below != 1:
+            return tirx.floordiv(self.expr(above), self.expr(below))
+        args = [self.expr(a) for a in dim.args]
+        return _fold((lambda a, b: a + b) if isinstance(dim, sympy.Add) else (lambda a, b: a * b), args)
 
     def _quotient(self, dim: Any) -> Any:
         import sympy
