@@ -1,0 +1,177 @@
+"""From TIR functions to one object file with a plain C interface that needs nothing of TVM when it runs.
+
+A kernel is a PrimFunc whose parameters are buffers; the int64 variables in their shapes are its dims. It is exported as
+`int32_t NAME(T0* buffer0, ..., int64_t dim0, ...)` and returns 0. Parallel loops call through the weak data symbol
+`__TVMBackendParallelLaunch` (`int (*)(int (*task)(int id, {void*; int32_t num_task}*, void* data), void* data, int n)`),
+which the runtime must fill before the first call; allocations of more than STACK_BYTES call TVM's workspace hooks,
+which no runtime of ours provides: templates take a workspace parameter instead.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tvm
+import tvm_ffi
+from tvm import s_tir, tirx
+from tvm.ir import PointerType, PrimType
+
+from .kernels.builder import WORKSPACE, itemsize
+from .target import Target
+
+STACK_BYTES = 16 << 10
+"""Local arrays up to this size live on the stack."""
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The parameters of a kernel in the order of its C function: buffers, then dims.
+
+    `workspace` is the last buffer if that is scratch memory, else None; its shape, an expression of the dims, says how
+    many elements the caller provides.
+    """
+
+    buffers: tuple[Any, ...]
+    dims: tuple[Any, ...]
+    workspace: Any | None
+
+
+def signature(func: Any) -> Signature:
+    """The buffers of a kernel and its dims: declared ones first, then those met in the buffers' shapes."""
+    buffers = tuple(p for p in func.params if _is_buffer(p))
+    dims = {p: None for p in func.params if not _is_buffer(p)}
+    for param in buffers:
+        for extent in param.shape:
+            dims.update(dict.fromkeys(_variables(extent)))
+    scratch = buffers[-1] if buffers and buffers[-1].name == WORKSPACE else None
+    return Signature(buffers, tuple(dims), scratch)
+
+
+def compile_kernels(kernels: Mapping[str, Any], target: Target) -> bytes:
+    """One ELF object with each kernel as the C function that its key names."""
+    module = tvm.IRModule({name: _c_function(name, func) for name, func in kernels.items()})
+    host = target.tvm()
+    module = tirx.transform.BindTarget(host.with_host(host))(module)
+    library = tvm.get_global_func("target.build.llvm")(_lower(module), host)
+    with tempfile.TemporaryDirectory(prefix="optc-") as folder:
+        path = Path(folder, "kernels.o")
+        library.write_to_file(str(path))
+        return path.read_bytes()
+
+
+def _is_buffer(param: Any) -> bool:
+    return isinstance(param.ty, tirx.BufferType)
+
+
+def _variables(expr: Any) -> list[Any]:
+    """The variables of an expression in the order they occur."""
+    found: list[Any] = []
+    tvm_ffi.structural_walk(expr, (tirx.Var, found.append))
+    return found
+
+
+def _c_function(name: str, func: Any) -> Any:
+    """The kernel with its dims as explicit parameters and every buffer aligned to its element only."""
+    known = signature(func)
+    loose = {b: _realigned(b) for b in known.buffers if b.ty.data_alignment != itemsize(str(b.dtype))}
+    if loose:
+        func = func.specialize(loose)
+    params = [loose.get(b, b) for b in known.buffers]
+    return tirx.PrimFunc([*params, *known.dims], func.body, None, func.attrs).with_attr("global_symbol", name)
+
+
+def _realigned(param: Any) -> Any:
+    dtype = str(param.dtype)
+    return tirx.decl_buffer(param.shape, dtype, name=param.name, data_alignment=itemsize(dtype))
+
+
+def _lower(module: Any) -> Any:
+    """Lowers to what LLVM code generation takes. Functions made of schedulable blocks first lose those."""
+    blocks = [gv for gv, f in module.functions_items() if _has_blocks(f)]
+    passes = [*(_block_passes() if blocks else []), *_loop_passes()]
+    with tvm.transform.PassContext(opt_level=3):
+        return tvm.ir.transform.Sequential(passes)(module)
+
+
+def _has_blocks(func: Any) -> bool:
+    found: list[Any] = []
+    tvm_ffi.structural_walk(func.body, (s_tir.SBlock, found.append))
+    return bool(found)
+
+
+def _block_passes() -> list[Any]:
+    s = s_tir.transform
+    return [
+        s.CanonicalizeLoop(),
+        s.LowerInitBlock(),
+        s.PlanAndUpdateBufferAllocationLocation(),
+        s.ConvertBlocksToOpaque(),
+        s.CompactBufferAllocation(),
+        s.LowerMatchBuffer(),
+        s.LowerOpaqueBlock(),
+    ]
+
+
+def _loop_passes() -> list[Any]:
+    t = tirx.transform
+    return [
+        t.FlattenBuffer(),
+        t.BF16ComputeLegalize(),
+        t.VectorizeLoop(True),
+        t.UnrollLoop(),
+        t.StmtSimplify(),
+        t.RemoveNoOp(),
+        s_tir.transform.RewriteUnsafeSelect(),
+        _each_function("StackAllocation", _on_stack),
+        _each_function("CInterface", _raw_pointers),
+        t.BF16StorageLegalize(),
+        t.LowerTVMBuiltin(),
+        t.LowerIntrin(),
+    ]
+
+
+def _each_function(name: str, rewrite: Any) -> Any:
+    def run(module: Any, _context: Any) -> Any:
+        for gv, func in module.functions_items():
+            module[gv] = rewrite(func)
+        return module
+
+    return tvm.transform.module_pass(run, opt_level=0, name=name)
+
+
+def _on_stack(func: Any) -> Any:
+    """Keeps small local arrays on the stack; TVM would allocate all beyond 1 KiB from the heap."""
+
+    def visit(statement: Any) -> Any:
+        array = statement.buffer
+        extents = [int(e) if isinstance(e, tirx.IntImm) else None for e in array.shape]
+        if None in extents or math.prod(extents) * itemsize(str(array.dtype)) > STACK_BYTES:
+            return statement
+        return tirx.AllocBuffer(array, {"disable_lower_builtin": tirx.IntImm("int32", 1)})
+
+    return func.with_body(tvm_ffi.structural_map(func.body, (tirx.AllocBuffer, visit)))
+
+
+def _raw_pointers(func: Any) -> Any:
+    """Buffer parameters become plain pointers, declared as buffers again inside; the function returns int32 0."""
+    params, declarations = [], []
+    for param in func.params:
+        if _is_buffer(param):
+            pointer = tirx.Var(param.name + "_ptr", PointerType(PrimType(str(param.dtype)), "global"))
+            declarations.append(tirx.DeclBuffer(param, data=pointer))
+            params.append(pointer)
+        else:
+            params.append(param)
+    body = func.body
+    for key, value in (("device_type", 1), ("device_id", 0)):
+        body = tirx.AttrStmt("default", key, tirx.IntImm("int32", value), body)
+    body = tirx.SeqStmt([*declarations, body, tirx.Return(tirx.IntImm("int32", 0))])
+    without_host = dict(func.attrs["target"].export())
+    without_host.pop("host", None)
+    raw = tirx.PrimFunc(params, body, PrimType("int32"), func.attrs)
+    return raw.with_attr("target", tvm.target.Target(without_host))

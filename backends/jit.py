@@ -1,0 +1,101 @@
+"""Compiles kernels and loads them into this process as functions of numpy arrays: for tests, tuning and measuring."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .codegen import Signature, compile_kernels, signature
+from .target import Target
+
+LAUNCHER = Path(__file__).parent / "runtime" / "c" / "jit_launch.c"
+"""Fills the parallel launch slot of a library with a spinning pool of threads."""
+
+
+class JitKernel:
+    """A compiled kernel: call it with numpy arrays in the order of its buffers, without the workspace.
+
+    Dims that its shapes leave open are read off the arrays; the workspace is made here and kept for the next call.
+    Arrays must be C-contiguous and of the buffers' dtypes; the kernel writes its output arrays.
+    """
+
+    def __init__(self, function: Any, known: Signature) -> None:
+        self._function, self._signature = function, known
+        self._workspace: np.ndarray | None = None
+
+    def __call__(self, *arrays: np.ndarray) -> None:
+        self.bind(*arrays)()
+
+    def bind(self, *arrays: np.ndarray) -> Callable[[], None]:
+        """A call without arguments, all preparation done: what to time."""
+        known = self._signature
+        buffers = known.buffers[: len(known.buffers) - (known.workspace is not None)]
+        if len(arrays) != len(buffers):
+            raise ValueError(f"kernel takes {[b.name for b in buffers]}, got {len(arrays)} arrays")
+        dims = self._dims(buffers, arrays)
+        keep = list(arrays)
+        if known.workspace is not None:
+            keep.append(self._scratch(dims))
+        pointers = [ctypes.c_void_p(a.ctypes.data) for a in keep]
+        sizes = [ctypes.c_int64(dims[v]) for v in known.dims]
+        function = self._function
+
+        def call(_keep: Any = keep) -> None:
+            function(*pointers, *sizes)
+
+        return call
+
+    def _dims(self, buffers: Any, arrays: Any) -> dict[Any, int]:
+        values: dict[Any, int] = {}
+        for formal, actual in zip(buffers, arrays, strict=True):
+            if str(formal.dtype) != str(actual.dtype) or not actual.flags.c_contiguous:
+                raise ValueError(f"{formal.name}: expected contiguous {formal.dtype}, got {actual.dtype}")
+            if len(formal.shape) == actual.ndim:
+                for extent, size in zip(formal.shape, actual.shape, strict=True):
+                    if extent in self._signature.dims:
+                        values[extent] = size
+        missing = [v for v in self._signature.dims if v not in values]
+        if missing:
+            raise ValueError(f"no array shows the dims {missing}")
+        for formal, actual in zip(buffers, arrays, strict=True):
+            if math.prod(evaluate(e, values) for e in formal.shape) != actual.size:
+                raise ValueError(f"{formal.name}: expected shape {list(formal.shape)}, got {actual.shape}")
+        return values
+
+    def _scratch(self, dims: dict[Any, int]) -> np.ndarray:
+        buffer = self._signature.workspace
+        size = math.prod(evaluate(e, dims) for e in buffer.shape)  # type: ignore[union-attr]
+        if self._workspace is None or self._workspace.size < size:
+            self._workspace = np.full(size, np.nan, "float32")
+        return self._workspace
+
+
+def evaluate(expr: Any, values: Mapping[Any, int]) -> int:
+    """The number that an int64 TIR expression has for these values of its variables."""
+    import tvm
+    import tvm_ffi
+
+    def replace(var: Any) -> Any:
+        return tvm.tirx.IntImm("int64", next(value for known, value in values.items() if known.same_as(var)))
+
+    return int(tvm.sym.Analyzer().simplify(tvm_ffi.structural_map(expr, (tvm.tirx.Var, replace))))
+
+
+def jit(kernels: Mapping[str, Any], target: Target | None = None, threads: int = 1) -> dict[str, JitKernel]:
+    """Compiles `kernels` and returns them as callables that run on `threads` threads."""
+    target = target or Target.host()
+    folder = tempfile.mkdtemp(prefix="optc-jit-")
+    obj, library = Path(folder, "kernels.o"), Path(folder, "kernels.so")
+    obj.write_bytes(compile_kernels(kernels, target))
+    command = ["cc", "-shared", "-O2", "-fPIC", *target.cflags, str(LAUNCHER), str(obj), "-o", str(library)]
+    subprocess.run([*command, "-lm", "-lpthread"], check=True)
+    loaded = ctypes.CDLL(str(library))
+    loaded.jit_start(ctypes.c_int32(threads))
+    return {name: JitKernel(getattr(loaded, name), signature(func)) for name, func in kernels.items()}

@@ -1,0 +1,230 @@
+"""Matrix products: `y[..., m, n] = Σ_k a[..., m, k] * b[..., k, n]` with batch dims that broadcast.
+
+B is read in panels, [panel][k][columns of a panel]: a constant one is packed at compile time by `pack_weights`, any
+other into the workspace when the kernel starts. A is read in place, also where it is transposed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ..target import Target
+from .builder import (
+    WORKSPACE,
+    Dim,
+    Epilogue,
+    Expr,
+    KernelBuilder,
+    buffer,
+    ceildiv,
+    floordiv,
+    floormod,
+    i64,
+    known,
+    maximum,
+    minimum,
+    product,
+    static,
+)
+from .tile import Output, RegisterTile, Rows, Run, row_tiles, tile_to_output, tiles
+
+GUESS = 128
+"""What a dim is taken to be in estimates where it is known only at run time."""
+PARALLEL_MACS = 2_000_000
+"""Products below this many multiply-adds (about 25 microseconds) run on one thread."""
+
+
+@dataclass(frozen=True)
+class MatmulSpec:
+    """One product. Dims are ints or int64 expressions; with a constant B, `n` and `k` are ints.
+
+    Shapes: a is `batch_a + (m, k)`, or `(k, m)` if `trans_a`; b is `batch_b + (k, n)`, or `(n, k)` if `trans_b`; the
+    batch dims broadcast as in numpy. A constant B has no batch.
+    """
+
+    m: Dim
+    n: Dim
+    k: Dim
+    batch_a: tuple[Dim, ...] = ()
+    batch_b: tuple[Dim, ...] = ()
+    trans_a: bool = False
+    trans_b: bool = False
+    constant_b: bool = True
+
+    @property
+    def batch(self) -> tuple[Dim, ...]:
+        """The batch dims of the output."""
+        rank = max(len(self.batch_a), len(self.batch_b))
+        a, b = _aligned(self.batch_a, rank), _aligned(self.batch_b, rank)
+        return tuple(y if static(x) == 1 else x for x, y in zip(a, b, strict=True))
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds, unknown dims guessed."""
+        out = 1
+        for dim in (*self.batch, self.m, self.n, self.k):
+            out *= guess(dim)
+        return out
+
+
+@dataclass(frozen=True)
+class MatmulPlan:
+    """`row_block` rows of A (a multiple of the tile's) stay in L2 while the panels of B pass; `groups` parts of the
+    panels are separate tasks."""
+
+    tile: RegisterTile
+    row_block: int
+    groups: int
+    parallel: bool
+
+
+def guess(dim: Dim) -> int:
+    value = static(dim)
+    return GUESS if value is None else value
+
+
+def plans(spec: MatmulSpec, target: Target) -> Iterator[MatmulPlan]:
+    """Legal plans, the best guess first."""
+    spec = _flattened(spec, True)
+    columns = static(spec.n) or 1 << 12
+    macs = spec.macs
+    for tile in tiles(static(spec.m), columns, target)[:8]:
+        fit = max(1, target.l2 // 2 // (4 * guess(spec.k) * tile.rows))
+        batch, row_tiles_ = guess(product(spec.batch)), -(-guess(spec.m) // tile.rows)
+        panels = -(-guess(spec.n) // tile.panel)
+        parallel = macs >= PARALLEL_MACS and target.num_cores > 1
+        blocks = -(-row_tiles_ // fit)
+        groups = 1
+        if parallel:
+            wanted = -(-target.num_cores // batch)
+            if row_tiles_ >= 4 * wanted:
+                blocks = -(-max(blocks, wanted) // wanted) * wanted
+            elif panels >= wanted:
+                groups = wanted
+        yield MatmulPlan(tile, -(-row_tiles_ // blocks) * tile.rows, groups, parallel)
+
+
+def packed_shape(spec: MatmulSpec, plan: MatmulPlan) -> tuple[Dim, Dim, int]:
+    """[panels, k, columns of a panel]."""
+    return ceildiv(known(spec.n), plan.tile.panel), known(spec.k), plan.tile.panel
+
+
+def pack_weights(array: np.ndarray, spec: MatmulSpec, plan: MatmulPlan) -> np.ndarray:
+    """A constant B, as the model has it, in the kernel's panels; columns beyond n are zero."""
+    b = array.T if spec.trans_b else array
+    k, n = b.shape
+    panel = plan.tile.panel
+    panels = -(-n // panel)
+    padded = np.zeros((k, panels * panel), array.dtype)
+    padded[:, :n] = b
+    return np.ascontiguousarray(padded.reshape(k, panels, panel).transpose(1, 0, 2))
+
+
+def build(spec: MatmulSpec, plan: MatmulPlan, epilogue: Epilogue | None = None) -> Any:
+    """The kernel. Params: a, b (packed if constant), the epilogue's buffers, y, and the workspace if B varies."""
+    full = spec
+    spec = _flattened(spec, epilogue is None or epilogue.flat)
+    kb = KernelBuilder()
+    a = buffer("a", _operand(full.batch_a, full.m, full.k, full.trans_a))
+    y = buffer("y", (*full.batch, full.m, full.n))
+    shape = packed_shape(spec, plan)
+    extra = list(epilogue.buffers) if epilogue else []
+    if spec.constant_b:
+        b = buffer("b", shape)
+        params = [a, b, *extra, y]
+        panels_of_b = kb.flat(b)
+    else:
+        b = buffer("b", _operand(spec.batch_b, spec.n, spec.k, not spec.trans_b))
+        workspace = buffer(WORKSPACE, (product(spec.batch_b), *shape))
+        params = [a, b, *extra, y, workspace]
+        panels_of_b = kb.flat(workspace)
+        _pack(kb, spec, plan, kb.flat(b), panels_of_b)
+    _multiply(kb, spec, plan, kb.flat(a), panels_of_b, Output(kb.flat(y), spec.n, epilogue, spec.n))
+    return kb.finish(params)
+
+
+def _aligned(batch: tuple[Dim, ...], rank: int) -> tuple[Dim, ...]:
+    return (1,) * (rank - len(batch)) + tuple(known(d) for d in batch)
+
+
+def _operand(batch: tuple[Dim, ...], rows: Dim, columns: Dim, transposed: bool) -> tuple[Dim, ...]:
+    return (*batch, columns, rows) if transposed else (*batch, rows, columns)
+
+
+def _flattened(spec: MatmulSpec, flat: bool) -> MatmulSpec:
+    """With one B for all, the batch dims of A are just more rows."""
+    if flat and not spec.trans_a and spec.batch_a and not spec.batch_b:
+        return replace(spec, m=product((*spec.batch_a, spec.m)), batch_a=())
+    return spec
+
+
+def _multiply(kb: KernelBuilder, spec: MatmulSpec, plan: MatmulPlan, a: Expr, b: Expr, output: Output) -> None:
+    m, k = known(spec.m), known(spec.k)
+    panels, _, panel = packed_shape(spec, plan)
+    blocks = ceildiv(maximum(floordiv(m, plan.tile.rows), 1), plan.row_block // plan.tile.rows)
+    batch = product(spec.batch)
+    per_group = ceildiv(panels, plan.groups)
+    with kb.loop(known(batch * blocks * plan.groups), "task", parallel=plan.parallel) as task:
+        group = kb.let(floormod(task, plan.groups), "group")
+        block = kb.let(floormod(floordiv(task, plan.groups), blocks), "block")
+        outer = kb.let(floordiv(task, blocks * plan.groups), "outer")
+        index = _unravel(kb, outer, spec.batch)
+        a_base = kb.let(_ravel(index, spec.batch_a, spec.batch) * (m * k), "a_base")
+        b_base = kb.let(_ravel(index, spec.batch_b, spec.batch) * (panels * k * panel), "b_base")
+        mine = known(minimum(per_group, panels - group * per_group)) if plan.groups > 1 else panels
+        with kb.loop(mine, "p") as p:
+            number = kb.let(group * per_group + p, "panel")
+
+            def one(start: Dim, count: int) -> None:
+                steps = (1, m) if spec.trans_a else (k, 1)
+                rows = Rows(a_base + start * steps[0], [i * steps[0] for i in range(count)])
+                out_rows = [kb.let(outer * m + start, "out_row") + i for i in range(count)]
+                tile_to_output(
+                    kb, replace(plan.tile, rows=count), a, rows, Run((), k, steps[1]), b,
+                    b_base + number * (k * panel), number, output, out_rows,
+                    lambda i: [out_rows[i]] if _is_flat(output) else [*index, start + i],
+                )  # fmt: skip
+
+            row_tiles(kb, plan.tile.rows, m, one, block, plan.row_block)
+
+
+def _is_flat(output: Output) -> bool:
+    return output.epilogue is not None and output.epilogue.flat
+
+
+def _unravel(kb: KernelBuilder, linear: Expr, shape: tuple[Dim, ...]) -> list[Expr]:
+    """The index list of a row-major number."""
+    index: list[Expr] = []
+    for dim in reversed(shape):
+        index.insert(0, kb.let(floormod(linear, dim), "index"))
+        linear = floordiv(linear, dim)
+    return index
+
+
+def _ravel(index: list[Expr], shape: tuple[Dim, ...], full: tuple[Dim, ...]) -> Dim:
+    """The row-major number within `shape` of an index into `full`, to which `shape` broadcasts."""
+    number: Dim = i64(0)
+    for i, dim in zip(index, _aligned(shape, len(full)), strict=True):
+        number = number * dim + (0 if static(dim) == 1 else i)
+    return number
+
+
+def _pack(kb: KernelBuilder, spec: MatmulSpec, plan: MatmulPlan, b: Expr, packed: Expr) -> None:
+    """Copies B into panels; columns beyond n are left as they are: what they multiply is never stored."""
+    n, k = known(spec.n), known(spec.k)
+    panels, _, panel = packed_shape(spec, plan)
+    with kb.loop(known(product(spec.batch_b) * panels), "task", parallel=plan.parallel) as task:
+        number, matrix = kb.let(floormod(task, panels), "panel"), kb.let(floordiv(task, panels), "matrix")
+        first = kb.let(number * panel, "first")
+        width = kb.let(minimum(panel, n - first), "width") if static(n) is None or n % panel else panel
+        with kb.loop(k, "k") as row:
+            to = kb.let((task * k + row) * panel, "to")
+            if not spec.trans_b:
+                kb.copy(packed, to, b, (matrix * k + row) * n + first, width)
+            else:
+                with kb.loop(width, "j") as j:
+                    kb.store(packed, to + j, kb.load(b, (matrix * n + first + j) * k + row))

@@ -1,0 +1,289 @@
+"""The register tile: a few rows of A times a panel of B, all sums in vector registers.
+
+`sum[i][j] = Σ_k A[row_i + k] * B[k][j]` with A read by broadcasts and B by vectors. Matmul and convolution are loops
+around it: a convolution is a matmul whose rows are pixels and whose k runs over the kernel's taps and channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from tvm import tirx
+
+from ..target import Target
+from .builder import (
+    Dim,
+    Epilogue,
+    Expr,
+    KernelBuilder,
+    ceildiv,
+    floordiv,
+    i64,
+    known,
+    lanes_of,
+    minimum,
+    pieces,
+    splat,
+    static,
+)
+
+
+@dataclass(frozen=True)
+class RegisterTile:
+    """`rows` x `vectors` accumulators of `lanes` float32; a panel of B is `vectors * lanes` columns wide."""
+
+    rows: int
+    vectors: int
+    lanes: int
+
+    @property
+    def panel(self) -> int:
+        """Columns of a panel."""
+        return self.vectors * self.lanes
+
+    def fits(self, target: Target) -> bool:
+        """Whether accumulators, one row of B and a broadcast stay in registers."""
+        held = self.vectors + 1 if self.vectors > 1 else 1
+        return self.rows * self.vectors + held <= target.registers
+
+    def cycles(self) -> float:
+        """Cycles per step of k: two multiply-adds, two loads, and a chain of four cycles through each accumulator."""
+        work = self.rows * self.vectors / 2
+        loads = (self.rows + self.vectors) / 2
+        return max(work, loads, 4.0) + 0.2
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Where the rows of a tile lie in A: element offset of row i is `base + offsets[i]`; `offsets` are cheap to add."""
+
+    base: Dim
+    offsets: Sequence[Dim]
+
+
+@dataclass(frozen=True)
+class Run:
+    """The walk along k: loops `(extent, stride in A)` around `length` elements of A, `step` apart; B runs on."""
+
+    outer: tuple[tuple[int, Dim], ...]
+    length: Dim
+    step: Dim = 1
+
+
+def register_tile(
+    kb: KernelBuilder,
+    tile: RegisterTile,
+    a: Expr,
+    rows: Rows,
+    run: Run,
+    b: Expr,
+    b_base: Dim,
+    store: Callable[[int, int, Expr], None],
+) -> None:
+    """Emits one tile with as many rows as `rows` has, then `store(row, vector, value)` for each accumulator.
+
+    `b_base` is the offset of the panel, packed as [k][panel].
+    """
+    lanes, count = tile.lanes, len(rows.offsets)
+    acc = kb.local(count * tile.panel)
+
+    def at(i: int, j: int) -> int:
+        return (i * tile.vectors + j) * lanes
+
+    for i in range(count):
+        for j in range(tile.vectors):
+            kb.store(acc, at(i, j), splat(0.0, lanes), lanes)
+
+    def step(a_at: Dim, k: Dim) -> None:
+        columns = [kb.load(b, b_base + (k * tile.panel + j * lanes), lanes) for j in range(tile.vectors)]
+        for i, offset in enumerate(rows.offsets):
+            element = splat(kb.load(a, a_at + offset), lanes)
+            for j in range(tile.vectors):
+                kb.store(acc, at(i, j), kb.load(acc, at(i, j), lanes) + element * columns[j], lanes)
+
+    def walk(level: int, a_at: Dim, done: Dim) -> None:
+        if level < len(run.outer):
+            extent, stride = run.outer[level]
+            with kb.loop(extent, f"t{level}") as t:
+                walk(level + 1, a_at + t * stride, done * extent + t)
+            return
+        start = done * run.length
+        with kb.loop(run.length, "k") as k:
+            step(a_at + k * run.step, start + k)
+
+    walk(0, rows.base, i64(0))
+    for i in range(count):
+        for j in range(tile.vectors):
+            store(i, j, kb.load(acc, at(i, j), lanes))
+
+
+def store_lanes(
+    kb: KernelBuilder,
+    target: Expr,
+    offset: Dim,
+    value: Expr,
+    count: int,
+    lanes: int,
+    epilogue: Epilogue | None,
+    indices: Sequence[Expr],
+) -> None:
+    """Stores the first `count` lanes of `value`, through the epilogue, and nothing beyond them.
+
+    Fewer than all lanes go as pieces of power-of-two widths, so no load of the epilogue leaves its buffer either.
+    """
+    for start, width in pieces(count, lanes):
+        part = value if width == lanes else lanes_of(value, start, width)
+        if epilogue is not None:
+            part = epilogue(part, [*indices[:-1], indices[-1] + start], width)
+        kb.store(target, offset + start, part, width)
+
+
+def widths(columns: int, tile: RegisterTile) -> tuple[int, int]:
+    """Number of panels over `columns`, and how many columns the last one really has."""
+    panels = -(-columns // tile.panel)
+    return panels, columns - (panels - 1) * tile.panel
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where a tile goes: a flat view with rows `pitch` apart, of which `columns` are written, through the epilogue."""
+
+    view: Expr
+    columns: Dim
+    epilogue: Epilogue | None
+    pitch: Dim
+
+
+def tile_to_output(
+    kb: KernelBuilder,
+    tile: RegisterTile,
+    a: Expr,
+    rows: Rows,
+    run: Run,
+    b: Expr,
+    b_base: Dim,
+    panel: Expr,
+    output: Output,
+    out_rows: Sequence[Dim],
+    indices: Callable[[int], Sequence[Expr]],
+    first_column: Dim = 0,
+) -> None:
+    """One register tile, stored to rows `out_rows` of the output at the columns of panel number `panel`.
+
+    `indices(i)`: logical index of row i without the column; `first_column` is added to columns (groups). The last
+    panel stores only the columns that exist.
+    """
+    columns = known(output.columns)
+    panels = ceildiv(columns, tile.panel)
+    sums: dict[tuple[int, int], Expr] = {}
+    register_tile(kb, tile, a, rows, run, b, b_base, lambda i, j, value: sums.__setitem__((i, j), value))
+
+    def put(i: int, column: Dim, value: Expr, count: int, lanes: int) -> None:
+        at = out_rows[i] * output.pitch + column + first_column
+        store_lanes(
+            kb, output.view, at, value, count, lanes, output.epilogue, [*indices(i), i64(column + first_column)]
+        )
+
+    def whole() -> None:
+        for (i, j), value in sums.items():
+            put(i, panel * tile.panel + j * tile.lanes, value, tile.lanes, tile.lanes)
+
+    if isinstance(columns, int):
+        last = columns - (panels - 1) * tile.panel
+
+        def partial() -> None:
+            for (i, j), value in sums.items():
+                count = max(0, min(tile.lanes, last - j * tile.lanes))
+                put(i, panel * tile.panel + j * tile.lanes, value, count, tile.lanes)
+
+        if last == tile.panel:
+            whole()
+        else:
+            kb.branch(_equal(panel, panels - 1), partial, whole)
+        return
+
+    def spilled() -> None:
+        """The number of columns is known only now: through the stack, in pieces of widths that are."""
+        rest = kb.let(columns - panel * tile.panel, "rest")
+        spill = kb.local(len(rows.offsets) * tile.panel, name="spill")
+        for (i, j), value in sums.items():
+            kb.store(spill, (i * tile.vectors + j) * tile.lanes, value, tile.lanes)
+        for i in range(len(rows.offsets)):
+            with kb.loop(floordiv(rest, tile.lanes), "j") as j:
+                value = kb.load(spill, j * tile.lanes + i * tile.panel, tile.lanes)
+                put(i, panel * tile.panel + j * tile.lanes, value, tile.lanes, tile.lanes)
+            width = tile.lanes // 2
+            while width:
+                done = kb.let(floordiv(rest, 2 * width) * (2 * width), "done")
+                with kb.when(rest - done >= width):
+                    value = kb.load(spill, done + i * tile.panel, width)
+                    put(i, panel * tile.panel + done, value, width, width)
+                width //= 2
+
+    kb.branch(tirx.EQ(panel, i64(panels - 1)), spilled, whole)
+
+
+def _equal(a: Expr, b: int) -> Expr:
+    value = static(a)
+    return value == b if value is not None else tirx.EQ(a, i64(b))
+
+
+@lru_cache(maxsize=4096)
+def tiles(rows: int | None, columns: int, target: Target, most_rows: int = 16) -> tuple[RegisterTile, ...]:
+    """Register tiles for a matrix of `rows` (None: many, unknown) x `columns`, the cheapest by estimate first."""
+    found: dict[RegisterTile, float] = {}
+    whole = rows if rows is not None else 1 << 12
+    for vectors in range(1, min(6, -(-columns // target.lanes)) + 1):
+        for most in range(1, min(most_rows, whole) + 1):
+            blocks = -(-whole // most)
+            tile = RegisterTile(-(-whole // blocks), vectors, target.lanes)
+            if tile.fits(target):
+                found[tile] = estimate(tile, whole, columns)
+    return tuple(sorted(found, key=lambda t: (found[t], -t.rows)))
+
+
+def estimate(tile: RegisterTile, rows: int, columns: int) -> float:
+    """Cycles per step of k over a whole matrix."""
+    full, rest = divmod(rows, tile.rows)
+    per_panel = full * tile.cycles() + (RegisterTile(rest, tile.vectors, tile.lanes).cycles() if rest else 0.0)
+    return widths(columns, tile)[0] * per_panel
+
+
+def row_tiles(
+    kb: KernelBuilder,
+    rows: int,
+    total: Dim,
+    emit: Callable[[Dim, int], None],
+    block: Expr = 0,
+    block_rows: Dim | None = None,
+) -> None:
+    """Covers rows [0, total), or block number `block` of `block_rows` of them, by tiles: `emit(start, count)`.
+
+    Tiles have `rows` rows, a known remainder one tile of its own, an unknown one tiles of four and of one.
+    `block_rows` is a multiple of `rows`.
+    """
+    total = known(total)
+    full = floordiv(total, rows)
+    if block_rows is None or (isinstance(total, int) and isinstance(block_rows, int) and block_rows >= total):
+        first, count, is_last = i64(0), full, True
+    else:
+        per_block = floordiv(block_rows, rows)
+        first = block * per_block
+        count = kb.let(minimum(i64(per_block), full - first), "tiles")
+        is_last = first + per_block >= full
+    with kb.loop(count, "t") as t:
+        emit(kb.let((first + t) * rows, "row"), rows)
+    if isinstance(total, int):
+        if total % rows:
+            with kb.when(is_last):
+                emit(i64(total - total % rows), total % rows)
+        return
+    with kb.when(is_last):
+        done = kb.let(full * rows, "done")
+        for size in (s for s in (4, 1) if s < rows):
+            count = kb.let(floordiv(total - done, size), "count")
+            with kb.loop(count, "t") as t:
+                emit(kb.let(done + t * size, "row"), size)
+            done = kb.let(done + count * size, "done")

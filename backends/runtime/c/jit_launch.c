@@ -1,0 +1,53 @@
+/* Parallel launch for kernels loaded by jit.py: a pool of threads that spin between calls. One caller at a time. */
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct {
+  void *sync_handle;
+  int32_t num_task;
+} Environment;
+typedef int (*Task)(int id, Environment *environment, void *data);
+
+extern void *__TVMBackendParallelLaunch __attribute__((weak));
+
+enum { MAX_THREADS = 64 };
+static int32_t num_threads = 1;
+static Task current_task;
+static void *current_data;
+static atomic_uint generation, running;
+
+static void *work(void *id) {
+  Environment environment = {NULL, num_threads};
+  for (unsigned seen = 0;;) {
+    unsigned now;
+    while ((now = atomic_load_explicit(&generation, memory_order_acquire)) == seen) __builtin_ia32_pause();
+    seen = now;
+    current_task((int)(intptr_t)id, &environment, current_data);
+    atomic_fetch_sub_explicit(&running, 1, memory_order_release);
+  }
+  return NULL;
+}
+
+static int launch(Task task, void *data, int num_task) {
+  (void)num_task;
+  Environment environment = {NULL, num_threads};
+  current_task = task, current_data = data;
+  atomic_store_explicit(&running, (unsigned)num_threads - 1, memory_order_relaxed);
+  if (num_threads > 1) atomic_fetch_add_explicit(&generation, 1, memory_order_release);
+  int status = task(0, &environment, data);
+  while (atomic_load_explicit(&running, memory_order_acquire)) __builtin_ia32_pause();
+  return status;
+}
+
+/* Starts the pool of this library and fills its launch slot; to be called once. */
+void jit_start(int32_t threads) {
+  num_threads = threads < 1 ? 1 : threads > MAX_THREADS ? MAX_THREADS : threads;
+  for (intptr_t id = 1; id < num_threads; id++) {
+    pthread_t thread;
+    pthread_create(&thread, NULL, work, (void *)id);
+    pthread_detach(thread);
+  }
+  if (&__TVMBackendParallelLaunch) __TVMBackendParallelLaunch = (void *)launch;
+}

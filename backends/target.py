@@ -1,0 +1,142 @@
+"""The processors that optc compiles for: what code generation, the plans of kernels and the loader must know of them."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..compiler.errors import TargetError, UnsupportedError
+
+_V2 = ("cx16", "popcnt", "sahf", "sse3", "sse4.1", "sse4.2", "ssse3")
+_V3 = (*_V2, "avx", "avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe")
+_V4 = (*_V3, "avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl")
+_SAPPHIRE_RAPIDS = (*_V4, "amx-bf16", "amx-int8", "amx-tile", "avx512bf16", "avx512fp16", "avx512vnni", "avxvnni")
+
+_CPUINFO_NAMES = {
+    "sahf": "lahf_lm",
+    "sse3": "pni",
+    "sse4.1": "sse4_1",
+    "sse4.2": "sse4_2",
+    "bmi": "bmi1",
+    "lzcnt": "abm",
+    "amx-bf16": "amx_bf16",
+    "amx-int8": "amx_int8",
+    "amx-tile": "amx_tile",
+    "avx512bf16": "avx512_bf16",
+    "avx512fp16": "avx512_fp16",
+    "avx512vnni": "avx512_vnni",
+    "avxvnni": "avx_vnni",
+}
+"""How /proc/cpuinfo spells an LLVM feature where the two differ."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """One processor model.
+
+    `lanes` is the number of float32 in a vector register, `registers` how many of those there are, `l1`, `l2` the
+    bytes of a core's data caches, `num_cores` for how many threads kernels are laid out (fewer may run them).
+    """
+
+    name: str
+    mcpu: str
+    features: tuple[str, ...]
+    lanes: int
+    registers: int
+    l1: int = 32 << 10
+    l2: int = 512 << 10
+    num_cores: int = 4
+    triple: str = "x86_64-unknown-linux-gnu"
+
+    @staticmethod
+    def parse(spec: str) -> Target:
+        """The target a user names: "cpu" (this host) or "cpu:LEVEL".
+
+        Raises TargetError for an unknown name and UnsupportedError for a target that this version does not have.
+        """
+        family, _, level = spec.partition(":")
+        if family in ("arm", "cuda"):
+            raise UnsupportedError(
+                f"target {spec!r} is not available in this version", hint="Compile for target cpu instead."
+            )
+        if spec == "cpu":
+            return Target.host()
+        if family == "cpu" and level in LEVELS:
+            return LEVELS[level]
+        raise TargetError("unknown target", expected=" or ".join(names()), found=spec)
+
+    @staticmethod
+    def host() -> Target:
+        """This machine: the highest level whose features it has, with its own caches and cores.
+
+        Raises TargetError where the machine is no x86-64 or older than x86-64-v2.
+        """
+        return _host()
+
+    def tvm(self) -> Any:
+        """The same as a TVM target."""
+        import tvm
+
+        return tvm.target.Target(
+            {"kind": "llvm", "mtriple": self.triple, "mcpu": self.mcpu, "num-cores": self.num_cores}
+        )
+
+    @property
+    def cflags(self) -> tuple[str, ...]:
+        """Options of the C compiler that make it generate for this processor."""
+        return (f"-march={self.mcpu}",)
+
+
+LEVELS = {
+    level: Target(f"cpu:{level}", level, features, lanes, registers, l1, l2)
+    for level, features, lanes, registers, l1, l2 in (
+        ("x86-64-v2", _V2, 4, 16, 32 << 10, 256 << 10),
+        ("x86-64-v3", _V3, 8, 16, 32 << 10, 512 << 10),
+        ("x86-64-v4", _V4, 16, 32, 32 << 10, 1 << 20),
+        ("sapphirerapids", _SAPPHIRE_RAPIDS, 16, 32, 48 << 10, 2 << 20),
+    )
+}
+"""The x86-64 levels in ascending order."""
+
+
+def names() -> list[str]:
+    """Every name that Target.parse takes."""
+    return ["cpu", *(level.name for level in LEVELS.values())]
+
+
+def host_features(cpuinfo: str) -> frozenset[str]:
+    """The LLVM features among those optc knows that the text of /proc/cpuinfo shows."""
+    line = next((text for text in cpuinfo.splitlines() if text.startswith("flags")), "")
+    flags = set(line.partition(":")[2].split())
+    return frozenset(f for f in _SAPPHIRE_RAPIDS if _CPUINFO_NAMES.get(f, f) in flags)
+
+
+@functools.cache
+def _host() -> Target:
+    machine = platform.machine()
+    if machine not in ("x86_64", "AMD64"):
+        raise TargetError("this host is no x86-64 processor", found=machine, hint="Name a target instead of cpu.")
+    present = host_features(Path("/proc/cpuinfo").read_text())
+    levels = [level for level in LEVELS.values() if present.issuperset(level.features)]
+    if not levels:
+        raise TargetError("this processor is too old", expected="at least x86-64-v2")
+    best = levels[-1]
+    return replace(
+        best,
+        name="cpu",
+        l1=_cache_bytes("SC_LEVEL1_DCACHE_SIZE", best.l1),
+        l2=_cache_bytes("SC_LEVEL2_CACHE_SIZE", best.l2),
+        num_cores=len(os.sched_getaffinity(0)),
+    )
+
+
+def _cache_bytes(name: str, default: int) -> int:
+    """A cache size as the system tells it; some virtual machines tell nothing."""
+    try:
+        return os.sysconf(name) or default
+    except (ValueError, OSError):
+        return default
