@@ -13,6 +13,10 @@
 extern "C" {
 #endif
 
+#ifndef OPTC_API
+#define OPTC_API __attribute__((visibility("default")))
+#endif
+
 #define OPTC_ABI_VERSION 1
 #define OPTC_MAX_RANK 8
 
@@ -31,7 +35,7 @@ enum optc_status {
   OPTC_RUNTIME = 4      /* a node failed on these values, e.g. an index out of range */
 };
 
-/* A dense row-major tensor. `data` may be NULL for an output: the model then allocates it (see optc_run). */
+/* A dense row-major tensor, aligned to its element. `data` may be NULL for an output: the model then allocates it (see optc_run). */
 typedef struct optc_tensor {
   void* data;
   int32_t dtype;                  /* enum optc_dtype */
@@ -70,29 +74,29 @@ typedef struct optc_options {
   void* host_user;
 } optc_options;
 
-const optc_model_info* optc_info(void);
+OPTC_API const optc_model_info* optc_info(void);
 
 /* `weights`: the model's weight blob, 64-byte aligned, which must outlive the context. */
-int32_t optc_create(const void* weights, int64_t weight_bytes, const optc_options* options, optc_context** context);
-void optc_destroy(optc_context* context);
+OPTC_API int32_t optc_create(const void* weights, int64_t weight_bytes, const optc_options* options, optc_context** context);
+OPTC_API void optc_destroy(optc_context* context);
 
 /* Runs once. Each output's data is either a buffer of the right size with dtype, rank and shape filled in
  * (see optc_output_shapes), or NULL: then the model allocates it with malloc and sets its shape; free it with optc_free. */
-int32_t optc_run(optc_context* context, const optc_tensor* inputs, optc_tensor* outputs);
+OPTC_API int32_t optc_run(optc_context* context, const optc_tensor* inputs, optc_tensor* outputs);
 
 /* Fills dtype, rank and shape of each output for these input shapes (data pointers are not read);
  * a dim that depends on data is -1. */
-int32_t optc_output_shapes(optc_context* context, const optc_tensor* inputs, optc_tensor* outputs);
+OPTC_API int32_t optc_output_shapes(optc_context* context, const optc_tensor* inputs, optc_tensor* outputs);
 
 /* Bytes of workspace that a run with these input shapes plans (data-dependent tensors come on top). */
-int64_t optc_workspace_bytes(optc_context* context, const optc_tensor* inputs);
+OPTC_API int64_t optc_workspace_bytes(optc_context* context, const optc_tensor* inputs);
 
 /* Turns per-step timing on (1) or off (0); `nanoseconds` (num_steps entries, may be NULL) receives the sums so far. */
-int32_t optc_profile(optc_context* context, int32_t on, int64_t* nanoseconds);
+OPTC_API int32_t optc_profile(optc_context* context, int32_t on, int64_t* nanoseconds);
 
 /* The last error of this context (or of optc_create, with NULL): one line, valid until the next call. */
-const char* optc_error(const optc_context* context);
-void optc_free(void* data);
+OPTC_API const char* optc_error(const optc_context* context);
+OPTC_API void optc_free(void* data);
 
 #ifdef __cplusplus
 }

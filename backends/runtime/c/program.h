@@ -16,8 +16,8 @@ typedef struct optc_frame {
   optc_context* context;
   const int64_t* symbols;
   const char* weights;
-  const optc_tensor* inputs;
-  optc_tensor* outputs;
+  const optc_tensor* inputs;      /* the caller's memory: aligned to its elements only, not to vectors */
+  optc_tensor* outputs;           /* dtype, rank and shape as output_shapes gave them; `data` by optc_output only */
   char* const* buffers;           /* planned buffers, 64-byte aligned */
 } optc_frame;
 
@@ -43,13 +43,19 @@ void* optc_alloc(optc_context*, int64_t bytes);
 void optc_release(optc_context*, void* data);
 
 /* Gives output `index` a buffer for the shape in frame->outputs[index].shape (malloc if the caller gave none; else it
- * checks that the caller's shape agrees). Returns its data, or NULL with the error set. */
+ * checks that the caller's shape agrees). Before, the program fills in the dims that depend on data. Like an input, the
+ * buffer may be aligned to its elements only. Returns its data, or NULL with the error set (return optc_failed(...)). */
 void* optc_output(optc_frame*, int32_t index);
+
+/* The status of the last optc_fail of this run: what to return where a service gave NULL. */
+int32_t optc_failed(const optc_context*);
 
 /* Runs fn(task, num_tasks, argument) for task in [0, num_tasks) on the context's pool. num_tasks 0: one a thread. */
 int32_t optc_parallel(optc_context*, int32_t (*fn)(int32_t task, int32_t num_tasks, void*), void* argument, int32_t num_tasks);
 int32_t optc_num_threads(const optc_context*);
 
+/* Runs node `index` on the host. An output with data gets its result there and must have its exact shape; for one
+ * without, dtype, rank and shape are filled in and the data comes from optc_alloc. */
 int32_t optc_call_host(optc_context*, int32_t index, const optc_tensor* inputs, int32_t num_inputs,
                        optc_tensor* outputs, int32_t num_outputs);
 
