@@ -1,0 +1,100 @@
+"""What a target lowers a graph to: steps in order, which program.py writes as one C function.
+
+A step reads and writes IR values; where they live (arguments, weights, planned workspace, heap) is program.py's matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from ..compiler.ir import Graph, Node, Value
+from ..compiler.types import Dim
+from .base import CCall
+
+
+@dataclass
+class Kernel:
+    """A call of a TIR function: params are `inputs`, `weights`, `outputs`, `scratch`, then `symbols` as int64.
+
+    `weights` are arrays packed for this kernel alone; `scratch` gives the bytes of each workspace param.
+    """
+
+    name: str
+    func: Any  # tvm.tirx.PrimFunc
+    inputs: Sequence[Value]
+    outputs: Sequence[Value]
+    weights: Sequence[np.ndarray] = ()
+    scratch: Sequence[Dim] = ()
+    symbols: Sequence[Any] = ()
+    nodes: Sequence[Node] = ()
+    provenance: str = "generic"
+
+
+@dataclass
+class CCallStep:
+    """A call of a C op for one node."""
+
+    name: str
+    node: Node
+    call: CCall
+
+
+@dataclass
+class View:
+    """`output` is `input`'s bytes under another shape."""
+
+    name: str
+    input: Value
+    output: Value
+
+
+@dataclass
+class HostCall:
+    """A node (or group) that the host's own engine runs; `index` is its number in the artifact."""
+
+    name: str
+    index: int
+    inputs: Sequence[Value]
+    outputs: Sequence[Value]
+
+
+@dataclass
+class If:
+    name: str
+    node: Node
+    branches: dict[str, tuple[Graph, Steps]]
+
+
+@dataclass
+class Loop:
+    name: str
+    node: Node
+    body: Graph
+    steps: Steps
+
+
+@dataclass
+class Scan:
+    """Scan axes are 0 here; other axes are transposed outside."""
+
+    name: str
+    node: Node
+    body: Graph
+    steps: Steps
+
+
+Step: TypeAlias = "Kernel | CCallStep | View | HostCall | If | Loop | Scan"
+Steps: TypeAlias = list[Step]
+
+
+@dataclass
+class Lowered:
+    """A whole model, ready to be written."""
+
+    graph: Graph
+    steps: Steps
+    notes: list[str] = field(default_factory=list)
