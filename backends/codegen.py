@@ -2,8 +2,8 @@
 
 A kernel is a PrimFunc whose parameters are buffers; the int64 variables in their shapes are its dims. It is exported as
 `int32_t NAME(T0* buffer0, ..., int64_t dim0, ...)` and returns 0. Parallel loops call through the weak data symbol
-`__TVMBackendParallelLaunch` (`int (*)(int (*task)(int id, {void*; int32_t num_task}*, void* data), void* data, int n)`),
-which the runtime must fill before the first call; allocations of more than STACK_BYTES call TVM's workspace hooks,
+`__TVMBackendParallelLaunch` (`int (*)(int (*task)(int id, {void*; int32_t num_task}*, void*), void*, int num_task)`),
+which the runtime must fill before the first call. Allocations of more than STACK_BYTES call TVM's workspace hooks,
 which no runtime of ours provides: templates take a workspace parameter instead.
 """
 

@@ -1,4 +1,4 @@
-"""The processors that optc compiles for: what code generation, the plans of kernels and the loader must know of them."""
+"""The processors that optc compiles for: what code generation, kernel plans and the loader must know of them."""
 
 from __future__ import annotations
 

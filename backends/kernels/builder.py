@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol, Union
+from typing import Any, Protocol
 
 import tvm_ffi
 from tvm import tirx
@@ -16,7 +16,7 @@ from tvm.ir import PointerType, PrimType
 
 Expr = Any
 """A TIR expression; offsets and dims are int64."""
-Dim = Union[int, Any]
+Dim = Any
 """A dim of a shape: an int, or an int64 TIR expression where it is known only at run time."""
 
 WORKSPACE = "workspace"

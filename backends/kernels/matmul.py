@@ -124,13 +124,18 @@ def pack_weights(array: np.ndarray, spec: MatmulSpec, plan: MatmulPlan) -> np.nd
     return np.ascontiguousarray(padded.reshape(k, panels, panel).transpose(1, 0, 2))
 
 
-def build(spec: MatmulSpec, plan: MatmulPlan, epilogue: Epilogue | None = None) -> Any:
-    """The kernel. Params: a, b (packed if constant), the epilogue's buffers, y, and the workspace if B varies."""
+def build(
+    spec: MatmulSpec, plan: MatmulPlan, epilogue: Epilogue | None = None, rows: tuple[Dim, ...] | None = None
+) -> Any:
+    """The kernel. Params: a, b (packed if constant), the epilogue's buffers, y, and the workspace if B varies.
+
+    `rows`: the dims that `a` and `y` have in place of `m`, where the rows of a matrix are pixels of an image.
+    """
     full = spec
     spec = _flattened(spec, epilogue is None or epilogue.flat)
     kb = KernelBuilder()
-    a = buffer("a", _operand(full.batch_a, full.m, full.k, full.trans_a))
-    y = buffer("y", (*full.batch, full.m, full.n))
+    a = buffer("a", (*rows, full.k) if rows else _operand(full.batch_a, full.m, full.k, full.trans_a))
+    y = buffer("y", (*(rows or (*full.batch, full.m)), full.n))
     shape = packed_shape(spec, plan)
     extra = list(epilogue.buffers) if epilogue else []
     if spec.constant_b:

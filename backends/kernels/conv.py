@@ -1,0 +1,346 @@
+"""Convolutions over 1, 2 or 3 spatial dims, channels last: x is [n, spatial..., c_in], y is [n, spatial..., c_out].
+
+A 1x1 convolution of stride 1 is a matmul over all pixels. Any other is computed directly: rows of a register tile are
+output pixels of one image row (or of several short ones), k runs over taps and channels. In channels-last memory the
+taps of one kernel row are one run. Where the image is padded, a strip of it is first copied into scratch memory with
+its border of zeros, so that the inner loops know no borders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tvm import tirx
+
+from ..target import Target
+from . import matmul
+from .builder import (
+    WORKSPACE,
+    Dim,
+    Epilogue,
+    Expr,
+    KernelBuilder,
+    buffer,
+    ceildiv,
+    floordiv,
+    floormod,
+    i64,
+    known,
+    minimum,
+    product,
+    static,
+)
+from .matmul import MatmulPlan, MatmulSpec, guess
+from .tile import Output, RegisterTile, Rows, Run, row_tiles, tile_to_output
+
+
+@dataclass(frozen=True)
+class ConvSpec:
+    """One convolution. `batch` and `spatial` (input) may be int64 expressions, all else is known.
+
+    `pads` are as in ONNX: all begins, then all ends; `kernel`, `strides`, `dilations` have one entry a spatial dim.
+    """
+
+    batch: Dim
+    spatial: tuple[Dim, ...]
+    c_in: int
+    c_out: int
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    pads: tuple[int, ...]
+    dilations: tuple[int, ...]
+    group: int = 1
+
+    @property
+    def reach(self) -> tuple[int, ...]:
+        """Input elements that a kernel spans along each dim."""
+        return tuple((k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True))
+
+    @property
+    def out_spatial(self) -> tuple[Dim, ...]:
+        """Spatial dims of the output."""
+        rank = len(self.spatial)
+        padded = [known(i) + self.pads[d] + self.pads[d + rank] for d, i in enumerate(self.spatial)]
+        return tuple(floordiv(p - r, s) + 1 for p, r, s in zip(padded, self.reach, self.strides, strict=True))
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether each output pixel depends on the same input pixel alone."""
+        ones = (*self.kernel, *self.strides)
+        return all(x == 1 for x in ones) and not any(self.pads) and self.group == 1
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether each channel is convolved by itself (see depthwise.py)."""
+        return self.group == self.c_in == self.c_out and self.group > 1
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds, unknown dims guessed."""
+        out = guess(self.batch) * self.c_out * (self.c_in // self.group)
+        for extent, taps in zip(self.out_spatial, self.kernel, strict=True):
+            out *= guess(extent) * taps
+        return out
+
+
+@dataclass(frozen=True)
+class ConvPlan:
+    """Register tile of `height` x `width` output pixels; `strip` output rows (a multiple of `height`) are a task's
+    share; `groups` parts of the panels are separate tasks; `workers` tasks at a time have scratch memory."""
+
+    tile: RegisterTile
+    height: int
+    width: int
+    strip: int
+    groups: int
+    workers: int
+
+
+def plans(spec: ConvSpec, target: Target) -> Iterator[ConvPlan | MatmulPlan]:
+    """Legal plans, the best guess first."""
+    if spec.pointwise:
+        yield from matmul.plans(_as_matmul(spec, flat=True), target)
+        return
+    g = _Geometry.of(spec)
+    height, width = guess(g.out[1]), guess(g.out[2])
+    workers = target.num_cores if spec.macs >= matmul.PARALLEL_MACS else 1
+    row_bytes = 4 * guess(g.pitch) * g.kernel[0]
+    for tile, th, tw in _pixel_tiles(spec, g, target)[:8]:
+        panels = -(-spec.c_out // spec.group // tile.panel)
+        weights = 4 * spec.c_out * spec.c_in // spec.group * int(product(g.kernel))
+        fit = max(th, (target.l2 // 2 // row_bytes - g.reach[1]) // g.strides[1] // th * th)
+        images = guess(spec.batch) * guess(g.out[0])
+        strips = -(-height // fit)
+        groups = 1
+        if workers > 1 and images % workers:
+            image_bytes = 4 * guess(g.size[1]) * guess(g.pitch)
+            if weights > image_bytes and panels >= workers and strips == 1:
+                groups = workers
+            else:
+                strips = -(-strips // workers) * workers
+        strip = max(th, -(-height // strips // th) * th)
+        yield ConvPlan(tile, th, tw, strip, groups, workers)
+
+
+def pack_weights(array: np.ndarray, spec: ConvSpec, plan: ConvPlan | MatmulPlan) -> np.ndarray:
+    """Weights [c_out, c_in / group, kernel...] as [group, panels, taps * c_in / group, panel]; zero beyond c_out."""
+    if isinstance(plan, MatmulPlan):
+        return matmul.pack_weights(array.reshape(spec.c_out, spec.c_in), _as_matmul(spec, flat=True), plan)
+    each, panel = spec.c_out // spec.group, plan.tile.panel
+    panels = -(-each // panel)
+    w = array.reshape(spec.group, each, spec.c_in // spec.group, -1)
+    padded = np.zeros((spec.group, panels * panel, *w.shape[2:]), array.dtype)
+    padded[:, :each] = w
+    split = padded.reshape(spec.group, panels, panel, *w.shape[2:])
+    return np.ascontiguousarray(split.transpose(0, 1, 4, 3, 2)).reshape(spec.group, panels, -1, panel)
+
+
+def build(spec: ConvSpec, plan: ConvPlan | MatmulPlan, epilogue: Epilogue | None = None) -> Any:
+    """The kernel. Params: x, packed weights, the epilogue's buffers, y, and the workspace if there is padding."""
+    if isinstance(plan, MatmulPlan):
+        flat = epilogue is None or epilogue.flat
+        return matmul.build(_as_matmul(spec, flat), plan, epilogue, rows=(spec.batch, *spec.spatial))
+    g = _Geometry.of(spec)
+    each, panel = spec.c_out // spec.group, plan.tile.panel
+    panels, depth = -(-each // panel), spec.c_in // spec.group * int(product(g.kernel))
+    x = buffer("x", (spec.batch, *spec.spatial, spec.c_in))
+    w = buffer("w", (spec.group, panels, depth, panel))
+    y = buffer("y", (spec.batch, *spec.out_spatial, spec.c_out))
+    params = [x, w, *(epilogue.buffers if epilogue else ()), y]
+    kb = KernelBuilder()
+    strips = ceildiv(g.out[1], plan.strip)
+    tasks = known(spec.batch * g.out[0] * strips * plan.groups)
+    output = Output(kb.flat(y), each, epilogue, spec.c_out)
+    source = kb.flat(x)
+
+    def task(number: Expr, scratch: tuple[Expr, Dim] | None) -> None:
+        group = kb.let(floormod(number, plan.groups), "part")
+        strip = kb.let(floormod(floordiv(number, plan.groups), strips), "strip")
+        image = kb.let(floordiv(number, strips * plan.groups), "image")
+        _strip(kb, spec, plan, g, source, scratch, kb.flat(w), output, image, strip, group)
+
+    if not g.padded:
+        with kb.loop(tasks, "task", parallel=plan.workers > 1) as number:
+            task(number, None)
+        return kb.finish(params)
+    share = known(g.kernel[0] * g.rows(plan.strip) * g.pitch)
+    workspace = buffer(WORKSPACE, (plan.workers, share))
+    with kb.loop(plan.workers, "worker", parallel=plan.workers > 1) as worker:
+        first = kb.let(floordiv(worker * tasks, plan.workers), "first")
+        count = kb.let(floordiv((worker + 1) * tasks, plan.workers) - first, "count")
+        base = kb.let(worker * share, "scratch")
+        with kb.loop(count, "task") as number:
+            task(kb.let(first + number, "number"), (kb.flat(workspace), base))
+    return kb.finish([*params, workspace])
+
+
+@dataclass(frozen=True)
+class _Geometry:
+    """A convolution lifted to three spatial dims (depth, height, width), with what addresses its pixels."""
+
+    size: tuple[Dim, ...]
+    out: tuple[Dim, ...]
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    begin: tuple[int, ...]
+    padded: bool
+    pitch: Dim
+    """Elements from one row of the (padded) image to the next."""
+
+    @staticmethod
+    def of(spec: ConvSpec) -> _Geometry:
+        rank = len(spec.spatial)
+        lead = 3 - rank
+
+        def lift(values: tuple[Any, ...], fill: int) -> tuple[Any, ...]:
+            return (*[fill] * lead, *[known(v) for v in values])
+
+        width = known(spec.spatial[-1]) + spec.pads[rank - 1] + spec.pads[-1]
+        return _Geometry(
+            lift(spec.spatial, 1),
+            lift(spec.out_spatial, 1),
+            lift(spec.kernel, 1),
+            lift(spec.strides, 1),
+            lift(spec.dilations, 1),
+            lift(spec.pads[:rank], 0),
+            any(spec.pads),
+            width * spec.c_in,
+        )
+
+    @property
+    def reach(self) -> tuple[int, ...]:
+        return tuple((k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True))
+
+    def rows(self, strip: int) -> int:
+        """Input rows that `strip` output rows need."""
+        return (strip - 1) * self.strides[1] + self.reach[1]
+
+
+def _as_matmul(spec: ConvSpec, flat: bool) -> MatmulSpec:
+    pixels = (spec.batch, *spec.spatial)
+    if flat:
+        return MatmulSpec(product(pixels), spec.c_out, spec.c_in, trans_b=True)
+    return MatmulSpec(spec.spatial[-1], spec.c_out, spec.c_in, batch_a=pixels[:-1], trans_b=True)
+
+
+def _pixel_tiles(spec: ConvSpec, g: _Geometry, target: Target) -> list[tuple[RegisterTile, int, int]]:
+    """(tile, height, width) choices, the cheapest by estimate first."""
+    out_h, out_w = static(g.out[1]), static(g.out[2])
+    width, columns = guess(g.out[2]), spec.c_out // spec.group
+    found: dict[tuple[RegisterTile, int, int], float] = {}
+    for vectors in range(1, min(6, -(-columns // target.lanes)) + 1):
+        panels = -(-columns // (vectors * target.lanes))
+        for most in range(1, min(16, width) + 1):
+            tw = -(-width // -(-width // most)) if out_w else most
+            heights = range(1, 1 + min(14 // tw, out_h or 4)) if tw == out_w else (1,)
+            for th in heights:
+                tile = RegisterTile(th * tw, vectors, target.lanes)
+                if not tile.fits(target):
+                    continue
+                per_row = width // tw * tile.cycles()
+                if width % tw:
+                    per_row += RegisterTile(th * (width % tw), vectors, target.lanes).cycles()
+                found[tile, th, tw] = panels * per_row * -(-guess(g.out[1]) // th)
+    return sorted(found, key=lambda t: (found[t], -t[0].rows))
+
+
+def _strip(
+    kb: KernelBuilder,
+    spec: ConvSpec,
+    plan: ConvPlan,
+    g: _Geometry,
+    x: Expr,
+    scratch: tuple[Expr, Dim] | None,
+    w: Expr,
+    output: Output,
+    image: Expr,
+    strip: Expr,
+    part: Expr,
+) -> None:
+    """All output pixels of one strip, for one part of the panels."""
+    c, c_group = spec.c_in, spec.c_in // spec.group
+    n = kb.let(floordiv(image, g.out[0]), "n")
+    oz = kb.let(floormod(image, g.out[0]), "oz")
+    plane = known(g.size[1] * g.pitch)
+    top = kb.let(strip * plan.strip, "top")
+    if scratch is None:
+        source = x
+        origin = kb.let((n * g.size[0] + oz * g.strides[0]) * plane + top * (g.strides[1] * g.pitch), "origin")
+    else:
+        source, origin = scratch
+        plane = known(g.rows(plan.strip) * g.pitch)
+        _copy_strip(kb, spec, g, x, source, origin, n, oz, top, g.rows(plan.strip))
+    planes = (g.kernel[0], g.dilations[0] * plane)
+    lines = (g.kernel[1], g.dilations[1] * g.pitch)
+    if spec.group == 1 and g.dilations[2] == 1:
+        run = Run((planes, lines), g.kernel[2] * c)
+    else:
+        run = Run((planes, lines, (g.kernel[2], g.dilations[2] * c)), c_group)
+    each, panel = spec.c_out // spec.group, plan.tile.panel
+    panels, depth = -(-each // panel), c_group * int(product(g.kernel))
+    per_part = -(-panels // plan.groups)
+    mine = minimum(per_part, panels - part * per_part) if plan.groups > 1 else panels
+    with kb.loop(spec.group, "g") as group, kb.loop(mine, "p") as p:
+        number = kb.let(part * per_part + p, "panel")
+        b_base = kb.let((group * panels + number) * (depth * panel), "b_base")
+
+        def tile(oy: Dim, th: int, ox: Dim, tw: int) -> None:
+            y_step, x_step = g.strides[1] * g.pitch, g.strides[2] * c
+            base = origin + (oy - top) * y_step + ox * x_step + group * c_group
+            pixels = [(dy, dx) for dy in range(th) for dx in range(tw)]
+            rows = Rows(kb.let(base, "base"), [dy * y_step + dx * x_step for dy, dx in pixels])
+            first = kb.let((image * g.out[1] + oy) * g.out[2] + ox, "pixel")
+            out_rows = [first + dy * g.out[2] + dx for dy, dx in pixels]
+
+            def index(i: int) -> list[Expr]:
+                if output.epilogue is not None and output.epilogue.flat:
+                    return [i64(out_rows[i])]
+                dy, dx = pixels[i]
+                return [n, *[oz, oy + dy, ox + dx][3 - len(spec.spatial) :]]
+
+            tile_to_output(
+                kb, RegisterTile(len(pixels), plan.tile.vectors, plan.tile.lanes), source, rows, run, w, b_base, number,
+                output, out_rows, index, first_column=group * each,
+            )  # fmt: skip
+
+        def line(oy: Dim, th: int) -> None:
+            row_tiles(kb, plan.width, g.out[2], lambda ox, tw: tile(oy, th, ox, tw))
+
+        row_tiles(kb, plan.height, g.out[1], line, strip, plan.strip)
+
+
+def _copy_strip(
+    kb: KernelBuilder,
+    spec: ConvSpec,
+    g: _Geometry,
+    x: Expr,
+    scratch: Expr,
+    origin: Dim,
+    n: Expr,
+    oz: Expr,
+    top: Expr,
+    rows: int,
+) -> None:
+    """Copies the input rows of a strip into scratch, with zeros where they leave the image."""
+    c = spec.c_in
+    left = g.begin[2] * c
+    row = known(g.size[2] * c)
+    right = known(g.pitch - row - left)
+    with kb.loop(g.kernel[0], "z") as z, kb.loop(rows, "r") as r:
+        iz = kb.let(oz * g.strides[0] + z * g.dilations[0] - g.begin[0], "iz")
+        iy = kb.let(top * g.strides[1] + r - g.begin[1], "iy")
+        to = kb.let(origin + (z * rows + r) * g.pitch, "to")
+        inside = tirx.all(iz >= 0, iz < i64(g.size[0]), iy >= 0, iy < i64(g.size[1]))
+
+        def copy() -> None:
+            if left:
+                kb.zero(scratch, to, left)
+            kb.copy(scratch, to + left, x, ((n * g.size[0] + iz) * g.size[1] + iy) * row, row)
+            if not isinstance(right, int) or right:
+                kb.zero(scratch, to + left + row, right)
+
+        kb.branch(inside, copy, lambda: kb.zero(scratch, to, g.pitch))
