@@ -1,0 +1,33 @@
+"""The zoo: trained models with their data and their metric, and the shapes of classics, by name.
+
+model = optc.models.get("fashion-cnn")
+compiled = optc.compile(model.path(), calibration=model.samples("calibration", 200))
+print(model.metric.evaluate(compiled.run))
+"""
+
+from __future__ import annotations
+
+from . import fashion, filetype, ocr, shapes
+from .download import DownloadError, cache_dir
+from .metrics import Metric, MetricResult, Run, Sample, onnxruntime_run
+from .zoo import Registry, ZooModel
+
+_ZOO = Registry()
+for _room in (fashion, ocr, filetype, shapes):
+    _ZOO.add(*_room.MODELS)
+
+names = _ZOO.names
+get = _ZOO.get
+
+__all__ = [
+    "DownloadError",
+    "Metric",
+    "MetricResult",
+    "Run",
+    "Sample",
+    "ZooModel",
+    "cache_dir",
+    "get",
+    "names",
+    "onnxruntime_run",
+]
