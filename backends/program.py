@@ -6,7 +6,7 @@ data-dependent allocation and error messages in lines a person can read; a call 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from ..compiler.ir import Graph, Value
 from ..compiler.types import Dim, free_symbols
 from .cexpr import c_dim, c_name, c_string, c_symbol
-from .steps import CCallStep, HostCall, If, Kernel, Loop, Lowered, Scan, Step, Steps, View
+from .steps import CCallStep, HostCall, If, Kernel, Loop, Lowered, Param, Scan, Step, Steps, View
 from .storage import Storage, Weights, all_steps, num_scan_inputs
 
 
@@ -258,15 +258,20 @@ class _Writer:
             if self.storage.is_heap(value):
                 self.allocate(value)
         name = self.kernel_symbol(step)
-        scratch = self.storage.scratch[id(step)]
-        args = [self.storage.place(v) for v in step.inputs]
-        args += [f"(char*)(W + {self.weights.add(step.name, w)})" for w in step.weights]
-        args += [self.storage.place(v) for v in step.outputs] + [f"B[{i}]" for i in scratch]
+        scratch = iter(self.storage.scratch[id(step)])
+        args = [self.argument(step, p, scratch) for p in step.params]
         args += [f"(int64_t){c_dim(s)}" for s in step.symbols]
         pointers = ["void*"] * (len(args) - len(step.symbols))
         self.signatures[name] = ", ".join(pointers + ["int64_t"] * len(step.symbols))
         number = self.step_number(step.name)
         self.emit(f"OPTC_STEP({number}, {name}({', '.join(args)}));")
+
+    def argument(self, step: Kernel, param: Param, scratch: Iterator[int]) -> str:
+        if isinstance(param, Value):
+            return self.storage.place(param)
+        if isinstance(param, np.ndarray):
+            return f"(char*)(W + {self.weights.add(step.name, param)})"
+        return f"B[{next(scratch)}]"
 
     def kernel_symbol(self, step: Kernel) -> str:
         """The symbol of this step's function; equal functions share one."""

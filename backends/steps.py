@@ -16,22 +16,37 @@ from ..compiler.types import Dim
 from .base import CCall
 
 
+@dataclass(frozen=True)
+class Scratch:
+    """A kernel's workspace parameter of so many bytes."""
+
+    nbytes: Dim
+
+
+Param: TypeAlias = "Value | np.ndarray | Scratch"
+
+
 @dataclass
 class Kernel:
-    """A call of a TIR function: params are `inputs`, `weights`, `outputs`, `scratch`, then `symbols` as int64.
+    """A call of a TIR function with `params` in order, then `symbols` as int64.
 
-    `weights` are arrays packed for this kernel alone; `scratch` gives the bytes of each workspace param.
+    A param is a value, an array packed for this kernel alone, or scratch. `outputs` are the params it writes.
     """
 
     name: str
     func: Any  # tvm.tirx.PrimFunc
-    inputs: Sequence[Value]
+    params: Sequence[Param]
     outputs: Sequence[Value]
-    weights: Sequence[np.ndarray] = ()
-    scratch: Sequence[Dim] = ()
     symbols: Sequence[Any] = ()
-    nodes: Sequence[Node] = ()
     provenance: str = "generic"
+
+    @property
+    def inputs(self) -> list[Value]:
+        return [p for p in self.params if isinstance(p, Value) and p not in self.outputs]
+
+    @property
+    def scratch(self) -> list[Scratch]:
+        return [p for p in self.params if isinstance(p, Scratch)]
 
 
 @dataclass

@@ -147,7 +147,7 @@ class Storage:
                 if value not in self._alias:
                     self._give(value, first, last)
             if isinstance(step, Kernel):
-                self.scratch[id(step)] = [self._new_buffer(n, first, last) for n in step.scratch]
+                self.scratch[id(step)] = [self._new_buffer(s.nbytes, first, last) for s in step.scratch]
 
     def _share_state(self, out: Value, state: Value, first: int, last: int) -> None:
         """The final state is where the loop kept it (unless the caller wants it elsewhere: then it is copied)."""

@@ -10,26 +10,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 
 from ..compiler.ir import Graph, Node, Value
 from ..compiler.ops.nhwc import to_nchw, to_nhwc
 from ..compiler.types import DType
+from .base import PassContext, register_pass
 from .permute import Perm, inverse, is_plain_move, move_down, perm_of, transpose, transposed
 
 _SPATIAL = ("Conv", "ConvTranspose", "MaxPool", "AveragePool")
 _GLOBAL = {"GlobalAveragePool": "ReduceMean", "GlobalMaxPool": "ReduceMax"}
 
 
+@register_pass
 @dataclass(frozen=True)
 class ChannelsLast:
     """Moves the graph to NHWC. Subgraphs are treated by themselves."""
 
-    name: str = "channels-last"
+    name: ClassVar[str] = "channels-last"
 
-    def run(self, graph: Graph, ctx: Any = None) -> bool:
+    def run(self, graph: Graph, ctx: PassContext) -> bool:
         changed = False
         for node in graph.nodes:
             for sub in node.subgraphs.values():

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import tvm
 from tvm import tirx
 
-from ...compiler.types import Dim
+from ...compiler.types import Dim, as_dim
 
 
 class DimVars:
@@ -78,6 +78,36 @@ class DimVars:
         if isinstance(dim, sympy.ceiling):
             top = top + bottom - 1
         return tirx.floordiv(top, bottom)
+
+
+def dim_of(expr: Any, names: Mapping[Any, Any]) -> Dim:
+    """The dim equal to an int64 TIR expression; `names` maps its variables to symbols.
+
+    Raises ValueError for an operation dims do not have.
+    """
+    import sympy
+
+    if isinstance(expr, (int, tirx.IntImm)):
+        return int(expr)
+    if isinstance(expr, tirx.Var):
+        return next(symbol for var, symbol in names.items() if var.same_as(expr))
+    if isinstance(expr, tirx.Cast):
+        return dim_of(expr.value, names)
+    if hasattr(expr, "a") and hasattr(expr, "b"):
+        a, b = dim_of(expr.a, names), dim_of(expr.b, names)
+        rules: dict[str, Any] = {
+            "Add": lambda: a + b,
+            "Sub": lambda: a - b,
+            "Mul": lambda: a * b,
+            "FloorDiv": lambda: a // b if isinstance(a, int) and isinstance(b, int) else sympy.floor(sympy.S(a) / b),
+            "FloorMod": lambda: sympy.Mod(a, b),
+            "Max": lambda: sympy.Max(a, b),
+            "Min": lambda: sympy.Min(a, b),
+        }
+        kind = type(expr).__name__
+        if kind in rules:
+            return as_dim(sympy.sympify(rules[kind]()))
+    raise ValueError(f"not an expression over dims: {expr}")
 
 
 def _fold(combine: Any, args: list[Any]) -> Any:

@@ -1,0 +1,159 @@
+"""The CPU backend: from a graph to steps, then to the code of an artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..compiler.errors import OptcError, UnsupportedError
+from ..compiler.ir import Graph, Node, Value
+from ..compiler.ops.base import op_of
+from ..compiler.types import free_symbols
+from .base import C_OPS, INDEX_DEFINITIONS, KERNEL_BUILDERS
+from .regions import Region, partition
+from .steps import CCallStep, If, Kernel, Loop, Lowered, Scan, Step, Steps, View
+from .target import Target
+from .templates import TEMPLATES, Anchor, has_template
+
+
+def lower(graph: Graph, target: Target) -> Lowered:
+    """Steps for a whole graph. Raises UnsupportedError naming every node that no registry can lower."""
+    _load_registries()
+    lowering = _Lowering(target, graph)
+    steps = lowering.graph_steps(graph)
+    if lowering.refused:
+        raise UnsupportedError(
+            f"{len(lowering.refused)} node(s) cannot be compiled for {target.name}: " + "; ".join(lowering.refused),
+            hint="Run them on ONNX Runtime with --fallback onnxruntime",
+        )
+    return Lowered(graph, steps)
+
+
+def _load_registries() -> None:
+    from .kernels import c_ops, index, reduce  # noqa: F401  (they register what they define)
+
+
+class _Lowering:
+    def __init__(self, target: Target, graph: Graph) -> None:
+        self.target = target
+        self.refused: list[str] = []
+        self.bound = free_symbols(d for v in graph.inputs for d in v.type.dims)
+
+    def graph_steps(self, graph: Graph) -> Steps:
+        steps: Steps = []
+        for region in partition(graph, self.is_pointwise, has_template):
+            steps.extend(self.region_steps(region))
+        return steps
+
+    def is_pointwise(self, node: Node) -> bool:
+        return op_of(node).pointwise and node.op in INDEX_DEFINITIONS and bool(_known_shapes(node))
+
+    def region_steps(self, region: Region) -> Iterator[Step]:
+        node = region.last
+        if region.anchor is None and len(region.nodes) == 1:
+            yield from self.node_steps(node)
+            return
+        step: Step | None
+        if region.anchor is not None:
+            step = self.template(region, region.anchor)
+            if step is not None:
+                yield step
+                return
+            if len(region.nodes) == 1:
+                yield from self.node_steps(node, skip_template=True)
+                return
+            rest = Region(region.nodes[1:], None)
+            yield from self.node_steps(region.anchor, skip_template=True)
+            yield from self.region_steps(rest)
+            return
+        step = self.group(region)
+        if step is not None:
+            yield step
+            return
+        for single in region.nodes:
+            yield from self.node_steps(single)
+
+    def node_steps(self, node: Node, *, skip_template: bool = False) -> Iterator[Step]:
+        """One node by itself: a view, control flow, or the first registry that takes it."""
+        if node.subgraphs:
+            yield self.control_flow(node)
+            return
+        if not all(v.type.shape is not None for v in node.outputs):
+            self.refuse(node, "the rank of its output is not known")
+            return
+        if self.is_view(node):
+            yield View(node.name, node.operand(0), node.outputs[0])
+            return
+        step = None
+        region = Region((node,), node)
+        if not skip_template and node.op in TEMPLATES:
+            step = self.template(region, node)
+        step = step or self.group(Region((node,), None)) or self.builder(node) or self.c_call(node)
+        if step is None:
+            self.refuse(node, "no kernel for this form of the op")
+            return
+        self.bound |= free_symbols(d for v in node.outputs for d in v.type.dims)
+        yield step
+
+    def refuse(self, node: Node, why: str) -> None:
+        self.refused.append(f"{node.name} ({node.op}: {why})")
+
+    def is_view(self, node: Node) -> bool:
+        """The output is the input's bytes, and its shape follows from what is known before the node runs."""
+        return op_of(node).view and free_symbols(node.outputs[0].type.dims) <= self.bound
+
+    def template(self, region: Region, anchor: Node) -> Kernel | None:
+        from .kernels.dims import DimVars
+
+        if not self._computable(anchor):
+            return None
+        return TEMPLATES[anchor.op](Anchor(region, anchor, self.target, DimVars()))
+
+    def _computable(self, node: Node) -> bool:
+        """The output dims are known before the node runs."""
+        return all(free_symbols(v.type.dims) <= self.bound for v in node.outputs if v.type.shape is not None)
+
+    def group(self, region: Region) -> Kernel | None:
+        """The region as one loop nest of index definitions."""
+        from .kernels.pointwise import build_group
+
+        if any(n.op not in INDEX_DEFINITIONS or not self._computable(n) for n in region.nodes):
+            return None
+        built = build_group(region.nodes, region.inputs, region.outputs, self.target)
+        if built is None:
+            return None
+        params: list[Value] = [*built.inputs, *built.outputs]
+        return Kernel(region.name, built.func, params, list(built.outputs), built.symbols, "group")
+
+    def builder(self, node: Node) -> Kernel | None:
+        from .codegen import signature
+        from .kernels.context import BuildContext
+
+        if node.op not in KERNEL_BUILDERS or not self._computable(node):
+            return None
+        context = BuildContext(self.target)
+        func = KERNEL_BUILDERS[node.op](node, context)
+        if func is None:
+            return None
+        names = dict(zip(context.dims.vars, context.dims.symbols, strict=True))
+        symbols = [next(s for v, s in names.items() if v.same_as(dim)) for dim in signature(func).dims]
+        params = [v for v in (*node.inputs, *node.outputs) if v is not None]
+        return Kernel(Region((node,), None).name, func, params, list(node.outputs), symbols, "builder")
+
+    def c_call(self, node: Node) -> CCallStep | None:
+        call = C_OPS[node.op](node) if node.op in C_OPS else None
+        return None if call is None else CCallStep(Region((node,), None).name, node, call)
+
+    def control_flow(self, node: Node) -> Step:
+        inner = {name: (sub, self.graph_steps(sub)) for name, sub in node.subgraphs.items()}
+        if node.op == "If":
+            return If(node.name, node, inner)
+        body, steps = inner["body"]
+        if node.op == "Loop":
+            return Loop(node.name, node, body, steps)
+        if node.op == "Scan":
+            return Scan(node.name, node, body, steps)
+        raise OptcError(f"{node.op} holds subgraphs but is no control flow", node=node.name)
+
+
+def _known_shapes(node: Node) -> bool:
+    return all(v.type.shape is not None for v in (*node.inputs, *node.outputs) if v is not None)
