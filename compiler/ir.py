@@ -232,6 +232,12 @@ class Graph:
             graph = graph.parent.graph
         return graph
 
+    def subgraph(self, name: str) -> Graph:
+        """An empty graph to become an attribute of a node here; the two share one table of names from the start."""
+        sub = Graph(name)
+        sub._names = self.root._names
+        return sub
+
     def add_input(self, name: str, type: TensorType) -> Value:
         value = Value(self.fresh_name(name), type)
         self.inputs.append(value)
