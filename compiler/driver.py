@@ -1,4 +1,4 @@
-"""Compiling from end to end: importer, passes, backend, artifact. The one module that looks up from the ground floor."""
+"""Compiling from end to end: importer, passes, backend, artifact. The one module here that looks up to other rooms."""
 
 from __future__ import annotations
 
@@ -123,6 +123,7 @@ def optimize(graph: Graph, options: Options) -> Any:
 def _compile_file(model: Source, options: Options, out: Path, say: Progress) -> None:
     from ..backends.build import build_artifact
     from ..backends.cpu import lower
+    from ..backends.summary import summarize
     from ..backends.target import Target
 
     started = time.perf_counter()
@@ -133,9 +134,7 @@ def _compile_file(model: Source, options: Options, out: Path, say: Progress) -> 
     context = optimize(graph, options)
     say("lowering", 0.05)
     lowered = lower(graph, target)
-    from .summary import summarize
-
-    summary = summarize(graph, nodes, lowered, context, target)
+    summary = summarize(nodes, lowered, context, target)
     manifest = {"options": options.as_dict(), "model": graph.name, "versions": versions(), "summary": summary}
     build_artifact(lowered, target, manifest, out, report=say)
     say(f"compiled in {time.perf_counter() - started:.1f} s", 1.0)

@@ -1,0 +1,92 @@
+"""What a compile tells its user: what was fused, what it became, what it costs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from ..compiler.ir import Graph, Node
+from ..compiler.types import Dim, dim_text
+from .steps import CCallStep, HostCall, Kernel, Lowered, View
+from .storage import all_steps
+from .target import Target
+
+
+def summarize(nodes_before: int, lowered: Lowered, context: Any, target: Target) -> dict[str, Any]:
+    """Facts about a compilation, ready for JSON; `render` says them in lines."""
+    graph = lowered.graph
+    steps = list(all_steps(lowered.steps))
+    kinds = Counter(_kind(step) for step in steps)
+    macs = total_macs(graph)
+    return {
+        "model": graph.name,
+        "target": target.name,
+        "nodes_before": nodes_before,
+        "nodes_after": len(graph),
+        "steps": dict(sorted(kinds.items())),
+        "rewrites": dict(context.applied.most_common()),
+        "macs": macs if isinstance(macs, int) else dim_text(macs),
+        "parameters": sum(int(v.data.size) for v in graph.constants() if v.data is not None),
+        "fallback": [s.name for s in steps if isinstance(s, HostCall)],
+        "notes": [*graph.metadata.get("warnings", "").splitlines(), *context.notes, *lowered.notes],
+    }
+
+
+def _kind(step: object) -> str:
+    if isinstance(step, Kernel):
+        return step.provenance.split(" ")[0]
+    if isinstance(step, CCallStep):
+        return "C op"
+    if isinstance(step, View):
+        return "view"
+    return type(step).__name__
+
+
+def render(summary: dict[str, Any]) -> str:
+    """The summary as a user reads it."""
+    fused = ", ".join(f"{name} {count}" for name, count in list(summary["rewrites"].items())[:8])
+    kinds = ", ".join(f"{count} {kind}" for kind, count in summary["steps"].items())
+    macs = summary["macs"]
+    lines = [
+        f"{summary['model']} for {summary['target']}",
+        f"  graph       {summary['nodes_before']} nodes -> {summary['nodes_after']}",
+        f"  code        {kinds}",
+        f"  parameters  {summary['parameters']:,}",
+        f"  MACs        {macs if isinstance(macs, str) else format(macs, ',')}",
+    ]
+    if fused:
+        lines.insert(2, f"  rewrites    {fused}")
+    for name in summary["fallback"]:
+        lines.append(f"  fallback    {name} runs on ONNX Runtime")
+    lines += [f"  note        {note}" for note in summary["notes"]]
+    return "\n".join(lines)
+
+
+def total_macs(graph: Graph) -> Dim:
+    """Multiply-adds of all convolutions and matrix products, an expression where dims are symbolic."""
+    total: Dim = 0
+    for node in graph.all_nodes():
+        total = total + macs(node)
+    return total
+
+
+def macs(node: Node) -> Dim:
+    """Multiply-adds of one node; 0 for all but convolutions and matrix products."""
+    kind = node.op.removeprefix("optc.")
+    if kind not in ("Conv", "ConvTranspose", "MatMul", "Gemm", "FusedConv"):
+        return 0
+    out, second = node.outputs[0].type, node.operand(1).type
+    if out.shape is None or second.shape is None:
+        return 0
+    if kind == "Conv":
+        inner: Dim = 1
+        for dim in second.dims[1:]:
+            inner = inner * dim
+        return out.numel * inner
+    if kind == "ConvTranspose":
+        inner = 1
+        for dim in second.dims[1:]:
+            inner = inner * dim
+        return node.operand(0).type.numel * inner
+    trans = node.attrs.get("transB", 0)
+    return out.numel * second.dims[-1 if trans or second.rank == 1 else -2]
