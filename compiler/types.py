@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import enum
 import functools
-import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -186,12 +185,31 @@ def symbol(name: str) -> sympy.Symbol:
     return sympy.Symbol(name, integer=True, nonnegative=True)
 
 
-_fresh = itertools.count()
+_made: dict[sympy.Symbol, int] = {}  # data symbols made by fresh_dim or read by parse_dim, numbered
 
 
 def fresh_dim(hint: str = "d") -> sympy.Symbol:
     """A new data symbol, named `_<hint><n>`; names of input dims never look like that."""
-    return symbol(f"_{hint}{next(_fresh)}")
+    number = len(_made)
+    while (made := symbol(f"_{hint}{number}")) in _made:
+        number += 1
+    _made[made] = len(_made)
+    return made
+
+
+def fresh_count() -> int:
+    """How many data symbols were made so far."""
+    return len(_made)
+
+
+def is_fresh(dim: Dim, since: int = 0) -> bool:
+    """True if the dim is a bare data symbol made after the first `since` of them."""
+    return not isinstance(dim, int) and _made.get(dim, -1) >= since
+
+
+def is_data_symbol(symbol: sympy.Symbol) -> bool:
+    """True for a symbol that a node binds, false for one that an input array binds."""
+    return str(symbol.name).startswith("_")
 
 
 def as_dim(value: Any) -> Dim:
@@ -222,6 +240,9 @@ def parse_dim(text: str) -> Dim:
     if not re.fullmatch(r"[\w\s+\-*/(),.]+", text):
         raise ValueError(f"not a dim expression: {text!r}")
     names = {n: symbol(n) for n in re.findall(r"[A-Za-z_]\w*", text) if n not in functions}
+    for name in names.values():
+        if is_data_symbol(name):
+            _made.setdefault(name, len(_made))
     try:
         return as_dim(sympy.parse_expr(text, local_dict=names | functions))
     except Exception as error:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import importlib
 
-_FAMILIES = ("unknown",)
+_FAMILIES = (
+    "conv", "gather", "generate", "matmul", "movement", "norm", "pointwise", "pool", "reduce", "shape", "unknown",
+)  # fmt: skip
 
 
 @functools.cache
