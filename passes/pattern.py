@@ -58,6 +58,8 @@ class Any:
         if value is None:
             return
         known = state.captures.get(self.name) if self.name else None
+        if isinstance(known, Node):  # the name of a node stands for its first output
+            known = known.outputs[0]
         if known is None or known is value or (isinstance(known, Value) and _same_constant(known, value)):
             yield state if known is not None else state.capture(self.name, value)
         elif trace:

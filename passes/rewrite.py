@@ -14,8 +14,9 @@ import numpy as np
 
 from ..compiler.errors import OptcError, UsageError
 from ..compiler.ir import Attr, Graph, Loc, Node, Value
-from ..compiler.types import DType, TensorType
+from ..compiler.types import Dim, DType, TensorType
 from .base import PassContext, register_pass
+from .facts import bind_symbols, symbol_binding
 from .pattern import Captures, Op, Trace, matches, scalar_of
 
 
@@ -144,18 +145,20 @@ def apply_rules(graph: Graph, rules: Sequence[Rule], ctx: PassContext | None = N
     work = _Worklist(graph.all_nodes())
     limit = 100 + 20 * len(work)
     done = 0
+    binding: dict[object, Dim] = {}
     for node in work:
         for rule in by_op.get(node.op, ()):
             match = find(rule, node)
             if match is None:
                 continue
-            work.add(_apply(rule, match))
+            work.add(_apply(rule, match, binding))
             if ctx:
                 ctx.count(rule.name)
             done += 1
             if done > limit:
                 raise OptcError(f"rule {rule.name} goes on without end", node=node.name)
             break
+    bind_symbols(graph, binding)
     return done > 0
 
 
@@ -184,14 +187,15 @@ class _Worklist:
                 yield node
 
 
-def _apply(rule: Rule, match: Match) -> list[Node]:
-    """Rewrites a match; returns the nodes worth another look."""
+def _apply(rule: Rule, match: Match, binding: dict[object, Dim]) -> list[Node]:
+    """Rewrites a match; returns the nodes worth another look. Adds to `binding` symbols found to be equal."""
     root, graph = match.root, match.graph
     result = rule.rewrite(match)
     values = [result] if isinstance(result, Value) else list(result)
     near = {n for v in root.outputs for n in v.users}
     for old, new in zip(root.outputs, values, strict=True):
         adopt_type(old, new, match.emitted)
+        binding.update(symbol_binding(old.type, new.type))
         if root in new.users and new is not old:
             raise OptcError(f"rule {rule.name} reads the node it replaces", node=root.name)
     near.update(n for v in root.inputs if v is not None and not v.is_constant for n in (*v.users, *_producer(v)))
