@@ -1,0 +1,263 @@
+"""A loop nest over the elements of one shape: which axes merge, which one is vectorised, what runs in parallel.
+
+The body is a composed scope: loads at offsets, named values, stores. Where all accesses walk two neighbouring axes as
+one (`stride[a] == stride[b] * extent[b]`), the axes become one axis; so a chain over contiguous tensors is one flat
+loop, and a per-channel vector leaves three.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import sym, tirx
+
+from ..target import Target
+from . import exprs
+from .builder import Dim, Expr, KernelBuilder, i64, known, minimum, product, static
+from .compose import Bind, Load, Scope
+
+TASKS_PER_CORE = 4
+"""Parallel loops have at least this many iterations a core, where the extents allow it."""
+
+
+@dataclass
+class Axis:
+    """One loop. `used`: the body needs the position itself, not only offsets linear in it."""
+
+    var: Any
+    extent: Dim
+    used: bool = False
+
+
+@dataclass
+class Access:
+    """A load or store at `rest + Σ stride[a] * position[a]`; a stride of None is not linear and is within `rest`."""
+
+    buffer: Any
+    strides: list[Dim | None]
+    rest: Expr
+
+    def at(self, positions: Sequence[Expr]) -> Expr:
+        offset = self.rest
+        for stride, position in zip(self.strides, positions, strict=True):
+            if stride is None or (isinstance(stride, int) and stride == 0):
+                continue
+            term = position if isinstance(stride, int) and stride == 1 else position * stride
+            offset = term if isinstance(offset, tirx.IntImm) and int(offset) == 0 else offset + term
+        return offset
+
+
+@dataclass
+class Store:
+    """`buffer[offset] = value`, the value in memory's type."""
+
+    buffer: Any
+    offset: Expr
+    value: Expr
+
+
+class Nest:
+    """The loops around one composed body. `axes` are outermost first, all extents other than 1."""
+
+    def __init__(self, axes: Sequence[Axis], scope: Scope, stores: Sequence[Store], target: Target) -> None:
+        self.axes, self.target, self.scope = list(axes), target, scope
+        self.stores = list(stores)
+        self._accesses: dict[int, Access] = {}
+        for step in scope.steps:
+            if isinstance(step, Load):
+                self._accesses[id(step)] = self._analyse(step.buffer, step.offset)
+            else:
+                self._mark(step.value)
+        for store in self.stores:
+            self._accesses[id(store)] = self._analyse(store.buffer, store.offset)
+            self._mark(store.value)
+        self._merge()
+
+    @property
+    def accesses(self) -> list[Access]:
+        return list(self._accesses.values())
+
+    def access(self, item: Load | Store) -> Access:
+        return self._accesses[id(item)]
+
+    def _mark(self, expr: Expr) -> None:
+        """Axes whose positions occur in an expression are used."""
+        if isinstance(expr, tirx.Var):
+            return
+        found = list(tirx.analysis.undefined_vars(expr))
+        for axis in self.axes:
+            axis.used = axis.used or any(axis.var.same_as(v) for v in found)
+
+    def _analyse(self, buffer: Any, offset: Expr) -> Access:
+        strides: list[Dim | None] = []
+        rest = offset
+        for axis in self.axes:
+            terms = sym.detect_linear_equation(rest, [axis.var])
+            stride = known(terms[0]) if len(terms) == 2 else None
+            if stride is not None and not isinstance(stride, int) and self._mentions_axis(stride):
+                stride = None
+            strides.append(stride)
+            if stride is not None:
+                rest = terms[1]
+        self._mark(rest)
+        return Access(buffer, strides, rest)
+
+    def _mentions_axis(self, expr: Expr) -> bool:
+        found = list(tirx.analysis.undefined_vars(expr))
+        return any(axis.var.same_as(v) for axis in self.axes for v in found)
+
+    def _merge(self) -> None:
+        for outer in range(len(self.axes) - 2, -1, -1):
+            a, b = self.axes[outer], self.axes[outer + 1]
+            if a.used or b.used or not all(self._as_one(x.strides, outer, b.extent) for x in self.accesses):
+                continue
+            b.extent = product([a.extent, b.extent])
+            del self.axes[outer]
+            for access in self.accesses:
+                del access.strides[outer]
+
+    def _as_one(self, strides: Sequence[Dim | None], outer: int, extent: Dim) -> bool:
+        a, b = strides[outer], strides[outer + 1]
+        if a is None or b is None:
+            return False
+        joint = product([b, extent])
+        if isinstance(a, int) and isinstance(joint, int):
+            return a == joint
+        return bool(self.scope.analyzer.can_prove_equal(i64(a), i64(joint)))
+
+    # --- emission ------------------------------------------------------------------------------------------------
+
+    def emit(self, kb: KernelBuilder, parallel: bool) -> None:
+        """Emits the loops and the body."""
+        if not self.axes:
+            self.emit_body(kb, [])
+            return
+        if len(self.axes) == 1:
+            with _chunks(kb, self.axes[0].extent, self.chunk, parallel) as (start, count):
+                self._innermost(kb, [], start, count)
+            return
+        self._loops(kb, [], parallel)
+
+    def _loops(self, kb: KernelBuilder, outer: list[Expr], parallel: bool) -> None:
+        depth = len(outer)
+        if depth == len(self.axes) - 1:
+            self._innermost(kb, outer, i64(0), self.axes[-1].extent)
+            return
+        if not parallel:
+            with kb.loop(self.axes[depth].extent, f"i{depth}") as position:
+                self._loops(kb, [*outer, self.position(kb, depth, position)], False)
+            return
+        fused = 1
+        while fused < len(self.axes) - 1 and not self._enough(fused):
+            fused += 1
+        with kb.loop(product([a.extent for a in self.axes[:fused]]), "task", parallel=True) as task:
+            positions = []
+            for axis in range(fused - 1, 0, -1):
+                extent = i64(self.axes[axis].extent)
+                positions.insert(0, self.position(kb, axis, tirx.truncmod(task, extent)))
+                task = kb.let(tirx.truncdiv(task, extent), "task")
+            self._loops(kb, [self.position(kb, 0, task), *positions], False)
+
+    def _enough(self, fused: int) -> bool:
+        """Whether the first axes give every core a few tasks."""
+        extent = static(product([a.extent for a in self.axes[:fused]]))
+        return extent is None or extent >= TASKS_PER_CORE * self.target.num_cores
+
+    def position(self, kb: KernelBuilder, axis: int, value: Expr) -> Expr:
+        """The loop position of an axis under the axis' own name, if the body refers to it."""
+        if self.axes[axis].used:
+            kb.emit(tirx.Bind(self.axes[axis].var, value))
+            return self.axes[axis].var
+        return value
+
+    @property
+    def lanes(self) -> int:
+        """Elements a vector: as many as fit the registers in the widest type at work, at least half a float's."""
+        widths = [exprs.bits_of(str(a.buffer.dtype)) for a in self.accesses]
+        widths += [exprs.bits_of(exprs.dtype_of(s.name)) for s in self.scope.steps if isinstance(s, Bind)]
+        widest = max(w for w in [*widths, 8] if w > 1)
+        return max(self.target.lanes // 2, self.target.lanes * 32 // widest)
+
+    @property
+    def chunk(self) -> int:
+        """Elements a task of a flat parallel loop takes: a few pages."""
+        return self.lanes * 256
+
+    @property
+    def vectorised(self) -> bool:
+        """Whether the innermost axis is walked in vectors: every access contiguous or constant along it."""
+        unit = all(isinstance(a.strides[-1], int) and a.strides[-1] in (0, 1) for a in self.accesses)
+        return unit and not self.axes[-1].used and not self.scope.conditional
+
+    def _innermost(self, kb: KernelBuilder, outer: Sequence[Expr], start: Expr, count: Dim) -> None:
+        """The innermost loop over [start, start + count)."""
+        if not self.vectorised:
+            with kb.loop(count, "i") as i:
+                self.emit_body(kb, [*outer, self.position(kb, len(self.axes) - 1, _plus(start, i))])
+            return
+        lanes, number = self.lanes, static(count)
+        if number is None or number >= lanes:
+            with kb.loop(known(count) // lanes if number is not None else tirx.truncdiv(count, i64(lanes)), "v") as v:
+                self._vector(kb, outer, _plus(start, v * lanes), lanes)
+        if number is None:
+            whole = kb.let(tirx.truncdiv(count, i64(lanes)) * lanes, "whole")
+            with kb.loop(count - whole, "i") as i:
+                self.emit_body(kb, [*outer, _plus(start, whole) + i])
+            return
+        done = number - number % lanes
+        while number - done > 0:
+            width = 1 << ((number - done).bit_length() - 1)
+            self._vector(kb, outer, _plus(start, i64(done)), width)
+            done += width
+
+    def _vector(self, kb: KernelBuilder, outer: Sequence[Expr], start: Expr, lanes: int) -> None:
+        """The body on `lanes` consecutive elements."""
+        if lanes == 1:
+            self.emit_body(kb, [*outer, start])
+            return
+        lane = tirx.Var("lane", "int64")
+        body = tirx.SeqStmt(self.body([*outer, start + lane]))
+        kb.emit(tirx.For(lane, i64(0), i64(lanes), tirx.ForKind.VECTORIZED, body))
+
+    def emit_body(self, kb: KernelBuilder, positions: Sequence[Expr]) -> None:
+        for statement in self.body(positions):
+            kb.emit(statement)
+
+    def body(self, positions: Sequence[Expr]) -> list[Any]:
+        """The statements for one element at these positions."""
+        out: list[Any] = []
+        for step in self.scope.steps:
+            if isinstance(step, Load):
+                access = self.access(step)
+                out.append(tirx.Bind(step.name, tirx.BufferLoad(access.buffer, [access.at(positions)])))
+            else:
+                out.append(tirx.Bind(step.name, step.value))
+        for store in self.stores:
+            access = self.access(store)
+            out.append(tirx.BufferStore(access.buffer, store.value, [access.at(positions)]))
+        return out
+
+
+@contextmanager
+def _chunks(kb: KernelBuilder, extent: Dim, chunk: int, parallel: bool) -> Iterator[tuple[Expr, Dim]]:
+    """[0, extent) as one piece, or in parallel pieces of `chunk`; yields start and count of a piece."""
+    if not parallel:
+        yield i64(0), extent
+        return
+    size = static(extent)
+    pieces = -(-size // chunk) if size is not None else tirx.truncdiv(extent + (chunk - 1), i64(chunk))
+    with kb.loop(pieces, "task", parallel=True) as task:
+        start = kb.let(task * chunk, "start")
+        if size is not None and size % chunk == 0:
+            yield start, chunk
+        else:
+            yield start, kb.let(minimum(extent - start, chunk), "count")
+
+
+def _plus(a: Expr, b: Expr) -> Expr:
+    if isinstance(a, tirx.IntImm) and int(a) == 0:
+        return b
+    return a if isinstance(b, tirx.IntImm) and int(b) == 0 else a + b
