@@ -7,13 +7,13 @@ print(model.metric.evaluate(compiled.run))
 
 from __future__ import annotations
 
-from . import fashion, filetype, ocr, shapes
+from . import efficientnet, fashion, filetype, ocr, sentences, shapes, speech
 from .download import DownloadError, cache_dir
 from .metrics import Metric, MetricResult, Run, Sample, onnxruntime_run
 from .zoo import Registry, ZooModel
 
 _ZOO = Registry()
-for _room in (fashion, ocr, filetype, shapes):
+for _room in (fashion, efficientnet, ocr, filetype, sentences, speech, shapes):
     _ZOO.add(*_room.MODELS)
 
 names = _ZOO.names

@@ -46,7 +46,10 @@ def print_evaluation(name: str, n: int | None, other: Path | None) -> None:
     float_run = onnxruntime_run(model.path())
     print(f"{model.metric.name}: {model.metric.evaluate(float_run, n)}")
     if other is not None:
-        print(f"difference of {other.name}: {model.metric.compare(float_run, onnxruntime_run(other), n)}")
+        other_run = onnxruntime_run(other)
+        print(f"difference of {other.name}: {model.metric.compare(float_run, other_run, n)}")
+        if model.agreement is not None:
+            print(f"{model.agreement.name}: {model.agreement.evaluate(other_run, n)}")
 
 
 if __name__ == "__main__":

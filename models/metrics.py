@@ -34,6 +34,13 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Pair(Sample):
+    """Two inputs whose answers are compared; `target` is people's score of their likeness."""
+
+    other: Tensors
+
+
+@dataclass(frozen=True)
 class MetricResult:
     """`value` over `n` items, with its 95% interval."""
 
@@ -80,12 +87,12 @@ class MeanMetric(Metric):
 
 @dataclass(frozen=True)
 class SpearmanMetric(Metric):
-    """Rank correlation between what the model says of each item and what people said, intervals by bootstrap."""
+    """Rank correlation between what the model says of each pair and what people said, intervals by bootstrap."""
 
     name: str
-    samples: Callable[[int | None], Iterable[Sample]]
-    """The first `n` test items, or all of them; a target is people's score of the item."""
-    rate: Callable[[Run, Sample], float]
+    samples: Callable[[int | None], Iterable[Pair]]
+    """The first `n` test pairs, or all of them."""
+    rate: Callable[[Run, Pair], float]
 
     def evaluate(self, run: Run, n: int | None = None) -> MetricResult:
         people, (rated,) = self._ratings(n, run)

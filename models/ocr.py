@@ -15,9 +15,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from ..compiler.errors import OptcError
 from .download import PypiFile, PypiRelease
 from .metrics import MeanMetric, Run, Sample, onnxruntime_run
+from .pictures import require_pillow
 from .zoo import Dataset, Split, ZooModel
 
 if TYPE_CHECKING:
@@ -61,14 +61,6 @@ PACKAGE = PypiRelease(
     },
 )
 REC_FILE, DET_FILE, CLS_FILE = (PACKAGE.file(f"{part}_infer.onnx") for part in ("rec", "det", "cls"))
-
-
-def require_pillow() -> None:
-    """Raises `OptcError` with what to install if Pillow is not there."""
-    try:
-        import PIL.ImageFont  # noqa: F401
-    except ImportError as error:
-        raise OptcError("this zoo model needs Pillow for its pictures", hint="pip install 'optc[zoo]'") from error
 
 
 def random_text(rng: np.random.Generator, words: int) -> str:

@@ -68,6 +68,8 @@ class ZooModel:
     dataset: Dataset | None = field(default=None, repr=False)
     metric: Metric | None = field(default=None, repr=False)
     """None where weights are random: such a model has no accuracy."""
+    agreement: Metric | None = field(default=None, repr=False)
+    """How often the float model's answer is given, where `metric` has too few items to tell models apart."""
 
     def path(self) -> Path:
         """The .onnx file on this disk, downloaded or built on first use. Raises `DownloadError`."""
