@@ -1,0 +1,128 @@
+"""Which nodes of a model cannot be compiled: all of them, found before anything is built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UnsupportedError
+from ..ops import load_all
+from ..ops.base import OPS
+from .load import NEWEST_OPSET, opsets_of
+from .tensors import element_type, unknown_kind
+from .upgrade import REPLACED
+
+if TYPE_CHECKING:
+    import onnx
+
+FunctionKey = tuple[str, str, str]  # domain, name, overload
+Functions = dict[FunctionKey, "onnx.FunctionProto"]
+
+
+def domain_of(proto: onnx.NodeProto | onnx.FunctionProto) -> str:
+    """The domain, "" for ai.onnx."""
+    return "" if proto.domain == "ai.onnx" else proto.domain
+
+
+def op_key(domain: str, op: str) -> str:
+    """What the IR calls an op."""
+    return f"{domain}.{op}" if domain else op
+
+
+def function_key(proto: onnx.NodeProto) -> FunctionKey:
+    return domain_of(proto), proto.op_type, proto.overload
+
+
+def schema_of(domain: str, op: str, version: int) -> Any:
+    """onnx's schema of an op at an opset version, None if it has none. (onnx's stubs lack what is read of it.)"""
+    import onnx
+
+    try:
+        return onnx.defs.get_schema(op, version, domain)
+    except onnx.defs.SchemaError:
+        return None
+
+
+def newest_version(domain: str, opsets: dict[str, int]) -> int:
+    """The version at which nodes of a domain stand once they are upgraded."""
+    return opsets.get(domain, 1) if domain else NEWEST_OPSET
+
+
+def check_supported(model: onnx.ModelProto, functions: Functions) -> None:
+    """Raises one UnsupportedError that names every node, input and constant optc cannot take."""
+    problems = list(dict.fromkeys(_Survey(functions).model(model)))
+    if problems:
+        count = f"{len(problems)} things" if len(problems) > 1 else "one thing"
+        raise UnsupportedError(f"the model has {count} optc does not support:\n  " + "\n  ".join(problems))
+
+
+class _Survey:
+    def __init__(self, functions: Functions) -> None:
+        load_all()
+        self.functions = functions
+        self.seen: set[FunctionKey] = set()
+
+    def model(self, model: onnx.ModelProto) -> Iterator[str]:
+        opsets = opsets_of(model.opset_import, "model")
+        for what, infos in (("input", model.graph.input), ("output", model.graph.output)):
+            for info in infos:
+                kind = unknown_kind(info.type)
+                if kind and (what == "input" or kind != "untyped"):
+                    yield f"{what} {info.name}: {kind} types are not supported"
+                elif not kind and info.type.tensor_type.elem_type:
+                    yield from _element(info.type.tensor_type.elem_type, f"{what} {info.name}")
+        yield from self.graph(model.graph, opsets)
+
+    def graph(self, graph: onnx.GraphProto, opsets: dict[str, int]) -> Iterator[str]:
+        for tensor in graph.initializer:
+            yield from _element(tensor.data_type, f"initializer {tensor.name}")
+        yield from self.nodes(graph.node, opsets)
+
+    def nodes(self, nodes: Iterable[onnx.NodeProto], opsets: dict[str, int], inside: str = "") -> Iterator[str]:
+        for node in nodes:
+            name = node.name or (node.output[0] if node.output else "?")
+            place = f"node {name} ({op_key(domain_of(node), node.op_type)}{inside})"
+            yield from self.node(node, place, opsets)
+            for attribute in node.attribute:
+                if attribute.HasField("g"):
+                    yield from self.graph(attribute.g, opsets)
+                if attribute.HasField("t"):
+                    yield from _element(attribute.t.data_type, place)
+                if attribute.HasField("tp"):
+                    yield f"{place}: {unknown_kind(attribute.tp) or 'type'} attributes are not supported"
+
+    def node(self, node: onnx.NodeProto, place: str, opsets: dict[str, int]) -> Iterator[str]:
+        domain, op, key = domain_of(node), node.op_type, function_key(node)
+        if key in self.functions:
+            if key not in self.seen:
+                self.seen.add(key)
+                function = self.functions[key]
+                inner = opsets_of(function.opset_import, f"function {function.name}")
+                yield from self.nodes(function.node, inner, f" in function {function.name}")
+            return
+        if op_key(domain, op) in OPS or (not domain and (op in REPLACED or op == "Constant")):
+            return
+        schema = schema_of(domain, op, newest_version(domain, opsets))
+        if schema is None:
+            import onnx
+
+            known = any(s.domain == domain for s in onnx.defs.get_all_schemas())
+            yield f"{place}: " + ("no such op" if known else f"unknown domain {domain!r}")
+        elif schema.has_context_dependent_function:
+            return  # its body depends on types; what it holds is known when it is expanded
+        elif schema.has_function:
+            inner = opsets_of(schema.function_body.opset_import, op)
+            yield from self.nodes(schema.function_body.node, inner, f" in the body of {op}")
+        elif "Sequence" in op or "Optional" in op:
+            yield f"{place}: sequence and optional types are not supported"
+        elif "String" in op or "Regex" in op:
+            yield f"{place}: string tensors are not supported"
+        else:
+            yield f"{place}: not supported by this version"
+
+
+def _element(number: int, place: str) -> Iterator[str]:
+    try:
+        element_type(number, place)
+    except UnsupportedError as error:
+        yield f"{place}: {error.message}"
