@@ -29,7 +29,9 @@ def lower(graph: Graph, target: Target) -> Lowered:
 
 
 def _load_registries() -> None:
-    from .kernels import c_ops, index, reduce  # noqa: F401  (they register what they define)
+    from .kernels import c_ops, index  # noqa: F401  (c_ops registers when imported)
+
+    index.load_all()
 
 
 class _Lowering:
@@ -61,9 +63,8 @@ class _Lowering:
             if len(region.nodes) == 1:
                 yield from self.node_steps(node, skip_template=True)
                 return
-            rest = Region(region.nodes[1:], None)
-            yield from self.node_steps(region.anchor, skip_template=True)
-            yield from self.region_steps(rest)
+            yield from self.node_steps(region.anchor)
+            yield from self.region_steps(Region(region.nodes[1:], None))
             return
         step = self.group(region)
         if step is not None:
@@ -103,8 +104,9 @@ class _Lowering:
 
     def template(self, region: Region, anchor: Node) -> Kernel | None:
         from .kernels.dims import DimVars
+        from .kernels.epilogue import is_float_region
 
-        if not self._computable(anchor):
+        if not self._computable(anchor) or not is_float_region(region.nodes[1:]):
             return None
         return TEMPLATES[anchor.op](Anchor(region, anchor, self.target, DimVars()))
 
@@ -118,8 +120,9 @@ class _Lowering:
 
         if any(n.op not in INDEX_DEFINITIONS or not self._computable(n) for n in region.nodes):
             return None
-        built = build_group(region.nodes, region.inputs, region.outputs, self.target)
-        if built is None:
+        try:
+            built = build_group(region.nodes, region.inputs, region.outputs, self.target)
+        except UnsupportedError:
             return None
         params: list[Value] = [*built.inputs, *built.outputs]
         return Kernel(region.name, built.func, params, list(built.outputs), built.symbols, "group")

@@ -275,11 +275,11 @@ class _Writer:
 
     def kernel_symbol(self, step: Kernel) -> str:
         """The symbol of this step's function; equal functions share one."""
-        import tvm
+        import tvm_ffi
 
-        key = int(tvm.ir.structural_hash(step.func))
+        key = int(tvm_ffi.structural_hash(step.func))
         for func, name in self._kernel_names.get(key, []):
-            if tvm.ir.structural_equal(func, step.func):
+            if tvm_ffi.structural_equal(func, step.func):
                 return name
         name = f"k{len(self.kernels)}_{c_name(step.name)}"
         self._kernel_names.setdefault(key, []).append((step.func, name))

@@ -18,6 +18,7 @@ from ..compiler.types import DType
 from .codegen import signature
 from .kernels import conv, depthwise, matmul
 from .kernels.dims import DimVars, dim_of
+from .kernels.epilogue import NodeEpilogue
 from .regions import Region
 from .steps import Kernel, Param, Scratch
 from .target import Target
@@ -44,9 +45,7 @@ class Anchor:
         """The rest of the region (and a bias per last-axis channel) as the template's epilogue; None if empty."""
         if bias is None and len(self.region.nodes) == 1:
             return None
-        from .kernels.epilogue import make_epilogue
-
-        return make_epilogue(self.region, self.node, bias, self.dims)
+        return NodeEpilogue(self.region.nodes[1:], self.node.outputs[0], bias, self.dims)
 
     def kernel(self, func: Any, params: Sequence[Param], epilogue: Any, provenance: str) -> Kernel:
         """The call: `params`, what the epilogue reads, the output, and scratch if the template asks for it."""

@@ -1,0 +1,109 @@
+"""The pointwise nodes behind an anchor, applied to its vectors in registers on their way to memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from tvm import tirx
+
+from ...compiler.ir import Node, Value
+from ...compiler.types import DType, same_dim
+from .builder import Expr, buffer, i64, splat
+from .dims import DimVars
+from .index.base import element_expr
+
+
+class NodeEpilogue:
+    """`nodes` (topologically ordered, float32) computed from `source`, a template's result plus an optional bias.
+
+    `buffers` are what it reads besides, `values` the IR values (or arrays) to pass for them, in the same order. If all
+    of them are full-size or lie along the last axis, indices are `[row, channel]` (see builder.Epilogue).
+    """
+
+    def __init__(self, nodes: Sequence[Node], source: Value, bias: Value | None, dims: DimVars) -> None:
+        self.nodes, self.source, self.bias, self._dims = list(nodes), source, bias, dims
+        made = {source} | {n.outputs[0] for n in nodes}
+        operands = [bias] if bias is not None else []
+        operands += [v for n in nodes for v in n.inputs if v is not None and v not in made and not _is_scalar(v)]
+        self.values: list[Value] = list(dict.fromkeys(operands))
+        self.flat = all(self._is_row(v) or self._is_full(v) for v in self.values)
+        self._buffers = {v: self._declare(v, f"e{i}") for i, v in enumerate(self.values)}
+
+    @property
+    def buffers(self) -> Sequence[Any]:
+        return list(self._buffers.values())
+
+    def _is_row(self, value: Value) -> bool:
+        """One element a channel: all dims but the last are 1."""
+        dims, last = value.type.dims, self.source.type.dims[-1]
+        return len(dims) > 0 and all(d == 1 for d in dims[:-1]) and same_dim(dims[-1], last) and dims[-1] != 1
+
+    def _is_full(self, value: Value) -> bool:
+        dims, full = value.type.dims, self.source.type.dims
+        return len(dims) == len(full) and all(same_dim(a, b) for a, b in zip(dims, full, strict=True))
+
+    def _declare(self, value: Value, name: str) -> Any:
+        shape = self._dims.shape(value.type.dims)
+        if self._is_row(value):
+            return buffer(name, shape[-1:])
+        if self.flat:
+            rows: Any = i64(1)
+            for extent in shape[:-1]:
+                rows = rows * extent
+            return buffer(name, (rows, shape[-1]))
+        return buffer(name, shape)
+
+    def _load(self, value: Value, indices: Sequence[Expr], lanes: int) -> Expr:
+        """The elements of an operand that meet the vector at `indices`."""
+        if value.data is not None and _is_scalar(value):
+            return splat(float(np.asarray(value.data).reshape(-1)[0]), lanes)
+        last = indices[-1] if lanes == 1 else tirx.Ramp(i64(indices[-1]), i64(1), lanes)
+        source = self._buffers[value]
+        if self._is_row(value):
+            return tirx.BufferLoad(source, [last])
+        if self.flat:
+            return tirx.BufferLoad(source, [indices[0], last])
+        dims = value.type.dims
+        at = [i64(0) if d == 1 else i for d, i in zip(dims, list(indices)[len(indices) - len(dims) :], strict=True)]
+        if dims[-1] == 1:
+            return splat(tirx.BufferLoad(source, at), lanes)
+        return tirx.BufferLoad(source, [*at[:-1], last])
+
+    def __call__(self, value: Expr, indices: Sequence[Expr], lanes: int) -> Expr:
+        named: list[tuple[Any, Expr]] = []
+
+        def name(expr: Expr, hint: str) -> Expr:
+            """A variable for what may be read more than once; names inside `expr` move out, for none may nest."""
+            while isinstance(expr, tirx.Let):
+                named.append((expr.var, expr.value))
+                expr = expr.body
+            var = tirx.Var(hint, expr.ty)
+            named.append((var, expr))
+            return var
+
+        if self.bias is not None:
+            value = value + self._load(self.bias, indices, lanes)
+        known = {self.source: name(value, "sum")}
+        for node in self.nodes:
+            args = []
+            for operand in node.inputs:
+                if operand is not None and operand not in known:
+                    load = self._load(operand, indices, lanes)
+                    known[operand] = load if _is_scalar(operand) else name(load, "operand")
+                args.append(None if operand is None else known[operand])
+            known[node.outputs[0]] = name(element_expr(node, args), "result")
+        result = named[-1][0] if self.nodes else known[self.source]
+        for var, expr in reversed(named):
+            result = tirx.Let(var, expr, result)
+        return result
+
+
+def is_float_region(nodes: Sequence[Node]) -> bool:
+    """Whether registers of float32 can hold everything these nodes compute and read."""
+    return all(v is None or v.type.dtype is DType.F32 for n in nodes for v in (*n.inputs, *n.outputs))
+
+
+def _is_scalar(value: Value) -> bool:
+    return value.data is not None and value.data.size == 1
