@@ -6,7 +6,8 @@ import functools
 import importlib
 
 _FAMILIES = (
-    "conv", "gather", "generate", "matmul", "movement", "norm", "pointwise", "pool", "reduce", "shape", "unknown",
+    "control", "conv", "gather", "generate", "image", "matmul", "movement", "norm", "pointwise", "pool", "quantize",
+    "recurrent", "reduce", "shape", "signal", "sort", "unknown",
 )  # fmt: skip
 
 

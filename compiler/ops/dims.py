@@ -71,6 +71,15 @@ def ceil_div(a: Dim, b: Dim) -> Dim:
     return floor_div(a + b - 1, b)
 
 
+def simplified(dim: Dim) -> Dim:
+    """The dim with common factors of numerator and denominator cancelled."""
+    if isinstance(dim, int):
+        return dim
+    import sympy
+
+    return as_dim(sympy.cancel(dim))
+
+
 def floor(a: Dim) -> Dim:
     """The largest integer that is no larger; `a` may be a fraction."""
     if isinstance(a, int):

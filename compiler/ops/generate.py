@@ -111,7 +111,7 @@ class RandomLike(Op):
 
 
 family(Random, "RandomNormal", "RandomUniform")
-family(RandomLike, "RandomNormalLike", "RandomUniformLike", "Bernoulli")
+family(RandomLike, "RandomNormalLike", "RandomUniformLike")
 
 
 @register
