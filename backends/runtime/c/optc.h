@@ -91,6 +91,9 @@ OPTC_API int32_t optc_output_shapes(optc_context* context, const optc_tensor* in
 /* Bytes of workspace that a run with these input shapes plans (data-dependent tensors come on top). */
 OPTC_API int64_t optc_workspace_bytes(optc_context* context, const optc_tensor* inputs);
 
+/* Threads that a run may use, the caller's included. */
+OPTC_API int32_t optc_num_threads(const optc_context* context);
+
 /* Turns per-step timing on (1) or off (0); `nanoseconds` (num_steps entries, may be NULL) receives the sums so far. */
 OPTC_API int32_t optc_profile(optc_context* context, int32_t on, int64_t* nanoseconds);
 

@@ -52,7 +52,6 @@ int32_t optc_failed(const optc_context*);
 
 /* Runs fn(task, num_tasks, argument) for task in [0, num_tasks) on the context's pool. num_tasks 0: one a thread. */
 int32_t optc_parallel(optc_context*, int32_t (*fn)(int32_t task, int32_t num_tasks, void*), void* argument, int32_t num_tasks);
-int32_t optc_num_threads(const optc_context*);
 
 /* Runs node `index` on the host. An output with data gets its result there and must have its exact shape; for one
  * without, dtype, rank and shape are filled in and the data comes from optc_alloc. */
