@@ -6,7 +6,7 @@ import functools
 import importlib
 
 _FAMILIES = (
-    "control", "conv", "gather", "generate", "image", "matmul", "movement", "norm", "pointwise", "pool", "quantize",
+    "control", "conv", "fused", "gather", "generate", "image", "matmul", "movement", "norm", "pointwise", "pool", "quantize",
     "recurrent", "reduce", "shape", "signal", "sort", "unknown",
 )  # fmt: skip
 

@@ -101,8 +101,11 @@ def _settle(
     `inputs[i]` is the body's input that starts as `carried[i]` and is `outputs[i]` from the second turn on.
     """
     outer = _visible(node)
-    for value, start in zip(inputs, carried, strict=True):
-        value.type, value.content = _start_type(value.type, start.type, outer), None
+    starts = [_start_type(i.type, start.type, outer) for i, start in zip(inputs, carried, strict=True)]
+    if starts != [i.type for i in inputs]:
+        _forget(body)
+    for value, start in zip(inputs, starts, strict=True):
+        value.type, value.content = start, None
     infer_graph(body)
     while True:
         widened = [_widened(node, i.type, o.type, outer) for i, o in zip(inputs, outputs, strict=True)]

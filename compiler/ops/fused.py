@@ -1,4 +1,4 @@
-"""optc's own float ops: what several ONNX nodes mean together. passes/fusion/expand.py says each in ONNX nodes."""
+"""optc's own float ops: what several ONNX nodes mean together. ../onnx/fused.py says each in ONNX nodes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from ..types import Dim, Shape, TensorType
 from .base import Op, attr_int, attr_str, broadcast_shapes, fail, register
 
 BHSD, BSHD = "BHSD", "BSHD"
+FUSED = ("optc.Attention", "optc.MatMul")
 
 
 def attention_dims(node: Node, index: int) -> tuple[Dim, Dim, Dim, Dim]:

@@ -86,9 +86,7 @@ class Split(Op):
         if count > parts or parts < 1:
             fail(node, "num_outputs does not fit", expected=count, found=parts)
         part = dims.ceil_div(dim, parts)
-        last = dim - part * (parts - 1)
-        if isinstance(last, int) and last < 0:
-            fail(node, f"cannot split into {parts} parts", found=dim)
+        last = dims.larger(0, dim - part * (parts - 1))
         return [*[part] * (parts - 1), last][:count]
 
     def contents(self, node: Node) -> Sequence[np.ndarray | None]:
