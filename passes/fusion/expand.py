@@ -1,123 +1,34 @@
-"""What optc's fused ops mean in ONNX nodes: for the exporter, and for a backend that has no kernel for one.
-
-    optc.MatMul(a, b; alpha)    = alpha * MatMul(a, b), operands transposed as flagged
-    optc.Attention(q, k, v, m)  = MatMul(Softmax(scale * MatMul(q, k^T) + m), v), layouts brought to BHSD and back
-"""
+"""Fused ops back into the ONNX nodes they stand for, for a backend that has no kernel for one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
-from ...compiler.ir import Attr, Graph, Node, Value
-from ...compiler.ops.fused import BHSD, attention_dims
-from ...compiler.types import DType
+from ...compiler.ir import Graph
+from ...compiler.ops.fused import FUSED
 from ..base import PassContext, register_pass
 from ..rewrite import adopt_type
-
-_LOWEST = float(np.finfo(np.float32).min)
-
-
-class _Emitter:
-    """Emits the nodes a fused node stands for, in front of it."""
-
-    def __init__(self, graph: Graph, node: Node) -> None:
-        self.graph, self.node = graph, node
-
-    def __call__(self, op: str, *inputs: Value, **attrs: Attr) -> Value:
-        return self.graph.emit(op, inputs, attrs, before=self.node, loc=self.node.loc).output
-
-    def scalar(self, number: float) -> Value:
-        return self.graph.constant(number, dtype=self.node.operand(0).type.dtype)
-
-    def ints(self, *numbers: int) -> Value:
-        return self.graph.constant(np.array(numbers, np.int64))
-
-    def swapped(self, value: Value, *perm: int) -> Value:
-        return self("Transpose", value, perm=perm)
-
-
-def _matmul(node: Node, emit: _Emitter) -> Value:
-    operands = []
-    for index, flag in enumerate(("transA", "transB")):
-        value = node.operand(index)
-        if node.attrs.get(flag, 0):
-            rank = value.type.rank
-            value = emit.swapped(value, *range(rank - 2), rank - 1, rank - 2)
-        operands.append(value)
-    product = emit("MatMul", *operands)
-    alpha = node.attrs.get("alpha", 1.0)
-    return product if alpha == 1.0 else emit("Mul", product, emit.scalar(float(alpha)))  # type: ignore[arg-type]
-
-
-def _attention(node: Node, emit: _Emitter) -> Value:
-    q, k, v = (_heads_first(node, emit, index) for index in range(3))
-    heads, key_heads = attention_dims(node, 0)[1], attention_dims(node, 1)[1]
-    if heads != key_heads:
-        k, v = (_repeat_heads(emit, x, int(heads) // int(key_heads)) for x in (k, v))  # type: ignore[arg-type]
-    scale = float(node.attrs["scale"])  # type: ignore[arg-type]
-    scores = emit("MatMul", q, emit.swapped(k, 0, 1, 3, 2))
-    if scale != 1.0:
-        scores = emit("Mul", scores, emit.scalar(scale))
-    mask = node.input(3)
-    if mask is not None and mask.type.dtype is DType.BOOL:
-        scores = emit("Where", mask, scores, emit.scalar(float(node.attrs.get("mask_value", _LOWEST))))  # type: ignore[arg-type]
-    elif mask is not None:
-        scores = emit("Add", scores, mask)
-    if node.attrs.get("causal", 0):
-        scores = emit("Where", _causal(emit, scores), scores, emit.scalar(-np.inf))
-    y = emit("MatMul", emit("Softmax", scores, axis=-1), v)
-    return y if node.attrs.get("y_layout", BHSD) == BHSD else emit.swapped(y, 0, 2, 1, 3)
-
-
-def _heads_first(node: Node, emit: _Emitter, index: int) -> Value:
-    value = node.operand(index)
-    return value if node.attrs.get(f"{'qkv'[index]}_layout", BHSD) == BHSD else emit.swapped(value, 0, 2, 1, 3)
-
-
-def _repeat_heads(emit: _Emitter, x: Value, times: int) -> Value:
-    """[B, H, S, D] to [B, H * times, S, D], each head `times` times in a row."""
-    wide = emit("Concat", *[emit("Unsqueeze", x, emit.ints(2))] * times, axis=2)
-    heads = x.type.dims[1]
-    return emit("Reshape", wide, emit.ints(0, int(heads) * times, -1, int(x.type.dims[3])))  # type: ignore[arg-type]
-
-
-def _causal(emit: _Emitter, scores: Value) -> Value:
-    """bool [S_q, S_k]: true where key j <= query i + S_k - S_q."""
-    rows, columns = (emit("Shape", scores, start=axis, end=axis + 1) for axis in (2, 3))
-    shape = emit("Concat", rows, columns, axis=0)
-    ones = emit("ConstantOfShape", shape, value=np.ones(1, np.int64))
-    behind = emit("Squeeze", emit("Sub", columns, rows), emit.ints(0))
-    return emit("Cast", emit("Trilu", ones, behind, upper=0), to=DType.BOOL)
-
-
-DECOMPOSITIONS: dict[str, Callable[[Node, _Emitter], Value]] = {"optc.MatMul": _matmul, "optc.Attention": _attention}
-
-
-def decompose(graph: Graph, node: Node) -> Value:
-    """Emits, in front of a fused node, the ONNX nodes it stands for; returns what replaces its output."""
-    value = DECOMPOSITIONS[node.op](node, _Emitter(graph, node))
-    adopt_type(node.output, value, [] if value.producer is None else [value.producer])
-    return value
 
 
 @register_pass
 @dataclass(frozen=True)
 class ExpandFused:
-    """Replaces fused ops, but those in `keep`, by the ONNX nodes they stand for."""
+    """Expands every fused op but those in `keep`."""
 
     name: ClassVar[str] = "expand-fused"
     keep: tuple[str, ...] = ()
 
     def run(self, graph: Graph, ctx: PassContext) -> bool:
-        fused = [n for n in graph.all_nodes() if n.op in DECOMPOSITIONS and n.op not in self.keep]
-        for node in fused:
+        from ...compiler.onnx import fused  # noqa: F401  (registers the expansions)
+        from ...compiler.onnx.expand import EXPANSIONS
+
+        nodes = [n for n in graph.all_nodes() if n.op in FUSED and n.op not in self.keep]
+        for node in nodes:
             if node.graph is not None:
-                node.graph.replace(node, [decompose(node.graph, node)])
-        ctx.count(self.name, len(fused))
-        return bool(fused)
-
-
+                values = EXPANSIONS[node.op](node.graph, node)
+                for old, new in zip(node.outputs, values, strict=True):
+                    adopt_type(old, new, [] if new.producer is None else [new.producer])
+                node.graph.replace(node, values)
+        ctx.count(self.name, len(nodes))
+        return bool(nodes)
