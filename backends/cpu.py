@@ -9,16 +9,20 @@ from ..compiler.ir import Graph, Node, Value
 from ..compiler.ops.base import op_of
 from ..compiler.types import free_symbols
 from .base import C_OPS, INDEX_DEFINITIONS, KERNEL_BUILDERS
+from .fallback import Fallback
 from .regions import Region, partition
 from .steps import CCallStep, If, Kernel, Loop, Lowered, Scan, Step, Steps, View
 from .target import Target
 from .templates import TEMPLATES, Anchor, has_template
 
 
-def lower(graph: Graph, target: Target) -> Lowered:
-    """Steps for a whole graph. Raises UnsupportedError naming every node that no registry can lower."""
+def lower(graph: Graph, target: Target, fallback: Fallback | None = None) -> Lowered:
+    """Steps for a whole graph; what no registry can lower goes to `fallback`.
+
+    Without one, raises UnsupportedError naming every such node.
+    """
     _load_registries()
-    lowering = _Lowering(target, graph)
+    lowering = _Lowering(target, graph, fallback)
     steps = lowering.graph_steps(graph)
     if lowering.refused:
         raise UnsupportedError(
@@ -35,8 +39,8 @@ def _load_registries() -> None:
 
 
 class _Lowering:
-    def __init__(self, target: Target, graph: Graph) -> None:
-        self.target = target
+    def __init__(self, target: Target, graph: Graph, fallback: Fallback | None) -> None:
+        self.target, self.fallback = target, fallback
         self.refused: list[str] = []
         self.bound = free_symbols(d for v in graph.inputs for d in v.type.dims)
 
@@ -79,7 +83,7 @@ class _Lowering:
             yield self.control_flow(node)
             return
         if not all(v.type.shape is not None for v in node.outputs):
-            self.refuse(node, "the rank of its output is not known")
+            yield from self.refuse(node, "the rank of its output is not known")
             return
         if self.is_view(node):
             yield View(node.name, node.operand(0), node.outputs[0])
@@ -90,13 +94,16 @@ class _Lowering:
             step = self.template(region, node)
         step = step or self.group(Region((node,), None)) or self.builder(node) or self.c_call(node)
         if step is None:
-            self.refuse(node, "no kernel for this form of the op")
+            yield from self.refuse(node, "no kernel for this form of the op")
             return
         self.bound |= free_symbols(d for v in node.outputs for d in v.type.dims)
         yield step
 
-    def refuse(self, node: Node, why: str) -> None:
-        self.refused.append(f"{node.name} ({node.op}: {why})")
+    def refuse(self, node: Node, why: str) -> Iterator[Step]:
+        if self.fallback is None or any(v.type.shape is None for v in node.outputs):
+            self.refused.append(f"{node.name} ({node.op}: {why})")
+        else:
+            yield self.fallback.call(node)
 
     def is_view(self, node: Node) -> bool:
         """The output is the input's bytes, and its shape follows from what is known before the node runs."""

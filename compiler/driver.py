@@ -123,6 +123,7 @@ def optimize(graph: Graph, options: Options) -> Any:
 def _compile_file(model: Source, options: Options, out: Path, say: Progress) -> None:
     from ..backends.build import build_artifact
     from ..backends.cpu import lower
+    from ..backends.fallback import Fallback
     from ..backends.summary import summarize
     from ..backends.target import Target
 
@@ -133,10 +134,12 @@ def _compile_file(model: Source, options: Options, out: Path, say: Progress) -> 
     nodes = len(graph)
     context = optimize(graph, options)
     say("lowering", 0.05)
-    lowered = lower(graph, target)
+    fallback = Fallback() if options.fallback else None
+    lowered = lower(graph, target, fallback)
     summary = summarize(nodes, lowered, context, target)
     manifest = {"options": options.as_dict(), "model": graph.name, "versions": versions(), "summary": summary}
-    build_artifact(lowered, target, manifest, out, report=say)
+    extras = fallback.extras if fallback else {}
+    build_artifact(lowered, target, manifest | {"fallback": sorted(extras)}, out, extras=extras, report=say)
     say(f"compiled in {time.perf_counter() - started:.1f} s", 1.0)
 
 
