@@ -257,9 +257,19 @@ def same_dim(a: Dim, b: Dim) -> bool:
         return True
     if isinstance(a, int) or isinstance(b, int):
         return False
+    return _is_zero(a - b)
+
+
+@functools.lru_cache(maxsize=65536)
+def _is_zero(expression: sympy.Expr) -> bool:
+    """Expansion decides polynomials; only quotients, floor and the like need simplification, which is slow."""
     import sympy
 
-    return bool(sympy.simplify(a - b) == 0)
+    expanded = sympy.expand(expression)
+    if expanded == 0:
+        return True
+    polynomial = expanded.is_polynomial(*expanded.free_symbols)
+    return not polynomial and bool(sympy.simplify(expanded) == 0)
 
 
 def free_symbols(dims: Iterable[Dim]) -> set[sympy.Symbol]:
