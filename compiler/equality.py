@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from .ir import Attr, Graph, Node, Value, captures
+from .ir import Attr, Graph, Node, Value
 from .printing import attr_text, digest, print_node
 from .types import Dim, TensorType, dim_text, free_symbols, symbol
 
@@ -139,7 +139,10 @@ def _ordered(graph: Graph) -> Iterator[tuple[Node, bool]]:
 
 
 def _reads(node: Node) -> list[Value]:
+    """What a node needs, its subgraphs' needs included (values made inside are skipped by the caller)."""
     reads = [v for v in node.inputs if v is not None]
     for _, sub in sorted(node.subgraphs.items()):
-        reads += captures(sub)
+        for inner, _ in _ordered(sub):
+            reads += _reads(inner)
+        reads += sub.outputs
     return reads

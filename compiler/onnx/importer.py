@@ -103,13 +103,13 @@ class _Importer:
         call.attrs = self.attrs(node, inputs, scope)
         values = self.values(node, call, scope)
         for proto_name, value in zip(node.output, values, strict=False):
-            if proto_name:
+            if proto_name and value is not None:
                 scope.define(proto_name, value, f"node {name}")
                 if proto_name in declared:
                     self.compare(value, declared[proto_name])
 
-    def values(self, node: onnx.NodeProto, call: Call, scope: Scope) -> Sequence[Value]:
-        """The values of a node's outputs."""
+    def values(self, node: onnx.NodeProto, call: Call, scope: Scope) -> Sequence[Value | None]:
+        """The values of a node's outputs, None for omitted ones that nothing makes."""
         domain = domain_of(node)
         if function_key(node) in self.functions:
             return self.inlined(self.functions[function_key(node)], call)
@@ -121,7 +121,7 @@ class _Importer:
                 return values
         key = op_key(domain, call.op)
         if key not in OPS:
-            return self.expanded(domain, call, scope)
+            return self.expanded(node, call, scope)
         names = [n or f"{call.loc}.{i}" for i, n in enumerate(call.outputs)]
         made = call.graph.emit(key, call.inputs, call.attrs, num_outputs=len(names), names=names, loc=call.loc)
         for value in made.outputs:
@@ -149,7 +149,7 @@ class _Importer:
 
     # --- functions -----------------------------------------------------------------------------------------------
 
-    def inlined(self, function: onnx.FunctionProto, call: Call) -> Sequence[Value]:
+    def inlined(self, function: onnx.FunctionProto, call: Call) -> Sequence[Value | None]:
         """The values a function's outputs have when its body stands in place of the call."""
         name = f"{function.domain}.{function.name}"
         if name in self.calls:
@@ -164,13 +164,14 @@ class _Importer:
         for node in sorted_nodes(function.node, inner):
             self.node(node, inner, {})
         self.calls.pop()
-        values = [inner.value(n, f"function {name}") for n in function.output[: len(call.outputs)]]
-        return [v for v in values if v is not None]
+        outputs = zip(function.output, call.outputs, strict=False)
+        return [inner.value(n, f"function {name}") if wanted else None for n, wanted in outputs]
 
-    def expanded(self, domain: str, call: Call, scope: Scope) -> Sequence[Value]:
+    def expanded(self, node: onnx.NodeProto, call: Call, scope: Scope) -> Sequence[Value | None]:
         """An op that onnx defines by other ops, in place of one optc has no class for."""
         import onnx
 
+        domain = domain_of(node)
         version = newest_version(domain, scope.opsets)
         schema = schema_of(domain, call.op, version)
         body = None
@@ -181,10 +182,9 @@ class _Importer:
             if schema.has_function:
                 body = schema.function_body
             elif schema.has_context_dependent_function:
-                node = _node_proto(call, domain)
                 types = [onnx.TypeProto() if v is None else type_proto(v.type) for v in call.inputs]
                 text = schema.get_context_dependent_function(
-                    node.SerializeToString(), [t.SerializeToString() for t in types]
+                    _node_proto(node, call).SerializeToString(), [t.SerializeToString() for t in types]
                 )
                 body = onnx.FunctionProto.FromString(text) if text else None
         if body is None:
@@ -268,13 +268,15 @@ def _body_operands(node: onnx.NodeProto, inputs: Sequence[Value | None]) -> Sequ
     return inputs if node.op_type == "Scan" else []
 
 
-def _node_proto(call: Call, domain: str) -> onnx.NodeProto:
+def _node_proto(node: onnx.NodeProto, call: Call) -> onnx.NodeProto:
     """The call as a NodeProto, for onnx to build a context-dependent function from."""
     import onnx
 
     names = [v.name if v is not None else "" for v in call.inputs]
-    plain = {k: v.value if isinstance(v, DType) else v for k, v in call.attrs.items()}
-    return onnx.helper.make_node(call.op, names, call.outputs, domain=domain, **plain)  # type: ignore[arg-type]
+    plain = {k: v.value if isinstance(v, DType) else v for k, v in call.attrs.items() if not isinstance(v, Graph)}
+    proto = onnx.helper.make_node(call.op, names, call.outputs, domain=node.domain, **plain)  # type: ignore[arg-type]
+    proto.attribute.extend(a for a in node.attribute if a.HasField("g"))
+    return proto
 
 
 def _text(raw: bytes) -> str | bytes:

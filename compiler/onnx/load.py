@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,16 +61,16 @@ def _checked(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     return model
 
 
-def opsets_of(imports: object, name: str) -> dict[str, int]:
-    """{domain: version}, "" for ai.onnx. Raises UnsupportedError if ai.onnx is older or newer than optc knows."""
-    found = {("" if o.domain == "ai.onnx" else o.domain): int(o.version) for o in imports}  # type: ignore[attr-defined]
+def opsets_of(imports: Iterable[onnx.OperatorSetIdProto], name: str) -> dict[str, int]:
+    """{domain: version}, "" for ai.onnx. Raises UnsupportedError if ai.onnx is newer than optc knows."""
+    found = {("" if o.domain == "ai.onnx" else o.domain): int(o.version) for o in imports}
     version = found.get("", NEWEST_OPSET)
-    if not OLDEST_OPSET <= version <= NEWEST_OPSET:
+    if version > NEWEST_OPSET:
         raise UnsupportedError(
-            "opset of ai.onnx out of range",
+            "opset of ai.onnx is too new",
             node=name,
             expected=f"{OLDEST_OPSET} to {NEWEST_OPSET}",
             found=version,
-            hint="Convert the model with onnx.version_converter.",
+            hint="Export the model at an older opset.",
         )
     return found

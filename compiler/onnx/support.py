@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UnsupportedError
 from ..ops import load_all
 from ..ops.base import OPS
-from .load import NEWEST_OPSET, opsets_of
+from .load import NEWEST_OPSET, OLDEST_OPSET, opsets_of
 from .tensors import element_type, unknown_kind
 from .upgrade import REPLACED
 
@@ -100,8 +100,16 @@ class _Survey:
                 inner = opsets_of(function.opset_import, f"function {function.name}")
                 yield from self.nodes(function.node, inner, f" in function {function.name}")
             return
-        if op_key(domain, op) in OPS or (not domain and (op in REPLACED or op == "Constant")):
+        version = opsets.get(domain, NEWEST_OPSET)
+        if not domain and version < OLDEST_OPSET and not _unchanged(op, version):
+            yield f"{place}: its form of opset {version} is not supported; convert the model to opset {OLDEST_OPSET}"
+        elif op_key(domain, op) in OPS or (not domain and (op in REPLACED or op == "Constant")):
             return
+        else:
+            yield from self.unknown(domain, op, place, opsets)
+
+    def unknown(self, domain: str, op: str, place: str, opsets: dict[str, int]) -> Iterator[str]:
+        """Why an op that is not in the table cannot be taken, unless onnx defines it by ops that can."""
         schema = schema_of(domain, op, newest_version(domain, opsets))
         if schema is None:
             import onnx
@@ -119,6 +127,12 @@ class _Survey:
             yield f"{place}: string tensors are not supported"
         else:
             yield f"{place}: not supported by this version"
+
+
+def _unchanged(op: str, version: int) -> bool:
+    """True if the op of an old opset is still the one of the oldest opset that is read."""
+    then, oldest = schema_of("", op, version), schema_of("", op, OLDEST_OPSET)
+    return then is not None and oldest is not None and bool(then.since_version == oldest.since_version)
 
 
 def _element(number: int, place: str) -> Iterator[str]:

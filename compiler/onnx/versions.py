@@ -57,7 +57,14 @@ def node_opset(node: Node) -> int:
         if not _fits(node, schema, history[-1]):
             break
         lowest = schema.since_version
-    return max(lowest, form_version(name), _FLOOR)
+    return max(lowest, form_version(name), _meaning_version(node), _FLOOR)
+
+
+def _meaning_version(node: Node) -> int:
+    """The opset that gave a node's attributes their meaning, where schemas do not tell."""
+    if node.op == "Mod" and node.operand(0).type.dtype.is_float and not node.attrs.get("fmod"):
+        return 28  # before, floats needed fmod=1
+    return 0
 
 
 def _fits(node: Node, schema: Any, newest: Any) -> bool:
