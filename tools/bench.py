@@ -1,0 +1,93 @@
+"""Timing that counts: all systems in one process, one run of each per round, ratios paired by round.
+
+On shared machines milliseconds swing by a factor of two between minutes; the ratio of two systems within one round does
+not. A round that the scheduler disturbed (involuntary context switches) is dropped where enough others remain.
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+ROUNDS = 40
+WARM_UP_SECONDS = 0.3
+MIN_SECONDS = 0.001
+"""A measurement repeats quick calls until it lasts about this long."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One system: median and 90th percentile in ms; `cpu`, CPU time over wall time, shows the threads it really used;
+    `ratio` is the first system's time over this one's (below 1: the first is faster), with its 95% interval."""
+
+    name: str
+    median_ms: float
+    p90_ms: float
+    cpu: float
+    ratio: float
+    low: float
+    high: float
+    rounds: int
+
+
+def compare(systems: Sequence[tuple[str, Callable[[], object]]], rounds: int = ROUNDS) -> list[Timing]:
+    """Times the systems round by round; the first is the one all others are compared with."""
+    repeats = [_warm_up(run) for _, run in systems]
+    wall = np.zeros((rounds, len(systems)))
+    cpu = np.zeros_like(wall)
+    switches = np.zeros(rounds)
+    for index in range(rounds):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+        order = range(len(systems)) if index % 2 == 0 else reversed(range(len(systems)))
+        for which in order:
+            run, count = systems[which][1], repeats[which]
+            cpu_start, start = time.process_time(), time.perf_counter()
+            for _ in range(count):
+                run()
+            wall[index, which] = (time.perf_counter() - start) / count
+            cpu[index, which] = (time.process_time() - cpu_start) / count
+        switches[index] = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - before
+    calm = switches <= max(np.median(switches), 0)
+    wall, cpu = wall[calm], cpu[calm]
+    return [_timing(name, wall, cpu, which) for which, (name, _) in enumerate(systems)]
+
+
+def _warm_up(run: Callable[[], object]) -> int:
+    """Runs for a while; returns how many calls make one measurement."""
+    end, times = time.perf_counter() + WARM_UP_SECONDS, []
+    while not times or time.perf_counter() < end:
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return max(1, math.ceil(MIN_SECONDS / float(np.median(times))))
+
+
+def _timing(name: str, wall: np.ndarray, cpu: np.ndarray, which: int) -> Timing:
+    own = wall[:, which]
+    ratios = np.sort(wall[:, 0] / own)
+    low, high = _median_interval(len(ratios))
+    return Timing(
+        name,
+        float(np.median(own) * 1e3),
+        float(np.percentile(own, 90) * 1e3),
+        float(np.median(cpu[:, which] / own)),
+        float(np.median(ratios)),
+        float(ratios[low]),
+        float(ratios[high]),
+        len(own),
+    )
+
+
+def _median_interval(count: int) -> tuple[int, int]:
+    """Ranks of the sorted sample that bracket the median with 95% (sign test, normal approximation)."""
+    half = 0.98 * math.sqrt(count)
+    return max(0, math.floor(count / 2 - half)), min(count - 1, math.ceil(count / 2 + half))
+
+
+def geometric_mean(values: Sequence[float]) -> float:
+    return math.exp(sum(math.log(v) for v in values) / len(values))

@@ -1,0 +1,87 @@
+"""The engines optc is measured against and checked with, each at its best settings for a thread count."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..compiler.errors import TargetError, UsageError
+
+Sample = Mapping[str, np.ndarray]
+Run = Callable[[Sample], dict[str, np.ndarray]]
+
+
+def onnxruntime_runner(
+    model: str | Path | bytes, threads: int = 0, shapes: Mapping[str, Sequence[int]] | None = None
+) -> Run:
+    """ONNX Runtime on the CPU, all graph optimizations on; inputs fixed to `shapes` where given."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = 4
+    source: Any = with_shapes(model, shapes) if shapes else model if isinstance(model, bytes) else str(model)
+    session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    names = [o.name for o in session.get_outputs()]
+
+    def run(sample: Sample) -> dict[str, np.ndarray]:
+        return dict(zip(names, session.run(names, dict(sample)), strict=True))
+
+    return run
+
+
+def with_shapes(model: str | Path | bytes, shapes: Mapping[str, Sequence[int]]) -> bytes:
+    """The model with its inputs declared at these fixed shapes, so that a peer can specialise as optc does."""
+    import onnx
+
+    proto = onnx.load_from_string(model) if isinstance(model, bytes) else onnx.load(str(model))
+    for port in proto.graph.input:
+        if port.name in shapes:
+            dims = port.type.tensor_type.shape.dim
+            for dim, size in zip(dims, shapes[port.name], strict=True):
+                dim.dim_value = size
+    del proto.graph.value_info[:]
+    for port in proto.graph.output:
+        port.type.tensor_type.ClearField("shape")
+    return proto.SerializeToString()
+
+
+def openvino_runner(
+    model: str | Path | bytes, threads: int = 0, shapes: Mapping[str, Sequence[int]] | None = None
+) -> Run:
+    """OpenVINO on the CPU in float32, latency mode. Raises TargetError if it is not installed."""
+    try:
+        import openvino as ov
+    except ImportError as error:
+        raise TargetError("OpenVINO is not installed", hint="Install it with `pip install optc[bench]`") from error
+    core = ov.Core()
+    network = core.read_model(model if isinstance(model, bytes) else str(model))
+    if shapes:
+        network.reshape({name: list(shape) for name, shape in shapes.items()})
+    config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    if threads:
+        config["INFERENCE_NUM_THREADS"] = threads
+    compiled = core.compile_model(network, "CPU", config)
+    request = compiled.create_infer_request()
+    names = [next(iter(o.names), str(i)) for i, o in enumerate(compiled.outputs)]
+
+    def run(sample: Sample) -> dict[str, np.ndarray]:
+        results = request.infer(dict(sample), share_inputs=True)
+        return {name: results[i] for i, name in enumerate(names)}
+
+    return run
+
+
+PEERS: dict[str, Callable[..., Run]] = {"onnxruntime": onnxruntime_runner, "openvino": openvino_runner}
+
+
+def peer(name: str) -> Callable[..., Run]:
+    """The engine of that name. Raises UsageError if there is none."""
+    if name not in PEERS:
+        raise UsageError("unknown peer", expected=" or ".join(PEERS), found=name)
+    return PEERS[name]
