@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from optc.backends.base import C_OPS, CCall
-from optc.backends.kernels import c_ops  # noqa: F401  (registers the ops)
+from optc.backends.kernels import c_ops
 from optc.backends.runtime.toolchain import find_compiler
 from optc.compiler.ir import Attr, Node, Value
 from optc.compiler.types import DType, TensorType

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from c_harness import COpError, attributes, call, run_node
 from onnx import TensorProto
 from onnx.backend.test.loader import load_model_tests
 from onnx.numpy_helper import to_array
 from optc.backends.base import C_OPS
 from optc.compiler.types import DType
-
-from c_harness import COpError, attributes, call, run_node
 
 # Results drawn by a generator of their own, tested below.
 _RANDOM = {"Bernoulli", "Dropout"}
