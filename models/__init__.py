@@ -10,7 +10,7 @@ from __future__ import annotations
 from . import efficientnet, fashion, filetype, ocr, sentences, shapes, speech
 from .download import DownloadError, cache_dir
 from .metrics import Metric, MetricResult, Run, Sample, onnxruntime_run
-from .zoo import Registry, ZooModel
+from .zoo import Registry, Split, ZooModel
 
 _ZOO = Registry()
 for _room in (fashion, efficientnet, ocr, filetype, sentences, speech, shapes):
@@ -25,6 +25,7 @@ __all__ = [
     "MetricResult",
     "Run",
     "Sample",
+    "Split",
     "ZooModel",
     "cache_dir",
     "get",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import math
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -69,6 +70,7 @@ def shipped_sample() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         return arrays["images"], arrays["labels"]
 
 
+@lru_cache(maxsize=2)
 def load(part: Literal["train", "calibration", "test"]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Images [n, 28, 28] and labels [n] of 55,000, 5,000 or 10,000 items. Raises `DownloadError`."""
     name = "test" if part == "test" else "train"

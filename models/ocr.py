@@ -83,11 +83,11 @@ def draw_line(rng: np.random.Generator, height: int, width: int) -> tuple[Image.
     paper, ink = int(rng.integers(130, 245)), int(rng.integers(0, 90))
     image = Image.new("L", (width, height), paper)
     left, top, right, bottom = font.getbbox(text)
-    x = rng.uniform(2, max(3.0, width - (right - left) - 4)) - left
+    x = rng.uniform(6, max(7.0, width - (right - left) - 6)) - left
     y = (height - (bottom - top)) / 2 - top + rng.uniform(-2, 2)
     ImageDraw.Draw(image).text((x, y), text, fill=ink, font=font)
     image = image.rotate(float(rng.uniform(-1.5, 1.5)), Image.Resampling.BILINEAR, fillcolor=paper)
-    return image.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.3, 1.2)))), text, paper
+    return image.filter(ImageFilter.GaussianBlur(float(rng.uniform(0, 0.8)))), text, paper
 
 
 def to_input(grey: Grey) -> NDArray[np.float32]:
@@ -108,7 +108,7 @@ def text_line(rng: np.random.Generator, height: int, width: int) -> Sample:
     return Sample({"x": to_input(noisy(rng, image, REC_NOISE))}, text)
 
 
-REC_NOISE, CLS_NOISE, DET_NOISE = 70.0, 150.0, 40.0
+REC_NOISE, CLS_NOISE, DET_NOISE = 15.0, 20.0, 40.0
 """Largest deviations of the noise, of 255; set once so that float accuracy is about 90%, before any other was seen."""
 
 
