@@ -1,0 +1,57 @@
+"""Compile MODEL.onnx into an artifact (.optc).
+
+Examples: optc model.onnx / optc model.onnx --shape x=1x3x224x224 --threads 2 -o out.optc
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ...compiler.errors import UnsupportedError
+from ...compiler.options import Options
+from ..data import parse_shapes
+from .common import Json, Printer, Quiet, Shapes, TargetName
+
+
+def command(
+    model: Annotated[Path, typer.Argument(help="The ONNX model.", metavar="MODEL.onnx")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: the model's name with .optc.")] = None,
+    target: TargetName = "cpu",
+    shape: Shapes = None,
+    threads: Annotated[int, typer.Option(help="Threads of a run; 0: all.")] = 0,
+    fallback: Annotated[
+        str | None, typer.Option(help="onnxruntime: run there what cannot be compiled. Off by default.")
+    ] = None,
+    prune: Annotated[str | None, typer.Option(help="Prune first, e.g. channels=50% or weights<1e-3.")] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Compile even if the result is cached.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Not in this version.")] = False,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Not in this version.")] = False,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Not in this version.")] = False,
+    calib: Annotated[Path | None, typer.Option(help="Not in this version.")] = None,
+    tune: Annotated[bool, typer.Option("--tune", help="Not in this version.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    for name, given in (("--tune", tune), ("--calib", calib is not None)):
+        if given:
+            raise UnsupportedError(f"{name} is not available in this version")
+    options = Options(target, parse_shapes(shape or []), threads, fallback, prune, int8, bf16, fp16)
+    options.check()
+    from ...backends.runtime.artifact import read_artifact
+    from ...backends.summary import render
+    from ...compiler.driver import compile_to
+
+    printer = Printer(json, quiet)
+    out = output or model.with_suffix(".optc")
+    started = time.perf_counter()
+    with printer.progress(model.name) as progress:
+        compile_to(model, out, options, cache=not no_cache, progress=progress)
+    seconds = time.perf_counter() - started
+    summary = read_artifact(out, host=False).manifest["summary"]
+    size = out.stat().st_size
+    text = f"{render(summary)}\n  artifact    {out} ({size / 1e6:.2f} MB) in {seconds:.1f} s"
+    printer.show(text, summary | {"artifact": str(out), "bytes": size, "seconds": seconds})

@@ -1,0 +1,80 @@
+"""The `optc` command. `optc MODEL.onnx ...` is `optc compile MODEL.onnx ...`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import click
+import typer
+
+from . import bench, compile, inspect, prune, run, simplify, targets, verify
+from .common import guarded
+
+app = typer.Typer(
+    name="optc",
+    help="Compile trained ONNX models into small, fast, checked artifacts.\n\nExample: optc model.onnx -o model.optc",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for _module in (compile, run, bench, verify, inspect, simplify, prune, targets):
+    app.command(name=_module.__name__.rsplit(".", 1)[-1], help=_module.__doc__)(_module.command)
+
+COMMANDS = frozenset(c.name for c in app.registered_commands)
+LATER = {
+    "quantize": "int8 quantization",
+    "tune": "plan search",
+    "report": "the HTML report",
+    "db": "the tuning database",
+    "device": "device tuning",
+}
+
+
+@app.callback(invoke_without_command=True)
+def _options(version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
+    if version:
+        from ... import __version__
+
+        print(f"optc {__version__}")
+        raise typer.Exit
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns (and, as a console script, exits with) the exit code."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+        if args[0] in LATER:
+            print(f"optc: error: this version does not have {LATER[args[0]]} yet", file=sys.stderr)
+            return 4
+        args.insert(0, "compile")
+    elif args and args[0].startswith("-") and args[0] not in ("--help", "--version"):
+        args.insert(0, "compile")
+
+    def run_app() -> None:
+        code = app(args=args, standalone_mode=False)
+        if isinstance(code, int) and code:
+            raise _Exit(code)
+
+    try:
+        return guarded(run_app)
+    except _Exit as stop:
+        return stop.code
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.exceptions.Abort:
+        print("optc: interrupted", file=sys.stderr)
+        return 130
+    except click.ClickException as error:
+        error.show()
+        return 2
+
+
+class _Exit(Exception):
+    def __init__(self, code: int) -> None:
+        self.code = code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
