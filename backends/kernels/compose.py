@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Union
 
 import numpy as np
+import tvm_ffi
 from tvm import ir, sym, tirx
 
 from ...compiler.errors import UnsupportedError
@@ -52,15 +53,26 @@ class Bind:
     value: Expr
 
 
-Step = Load | Bind  # type: ignore[operator]
+@dataclass
+class Branch:
+    """`name` stands for what one of two branches computes; only that one runs."""
+
+    name: Expr
+    condition: Expr
+    then: Frame
+    otherwise: Frame
+
+
+Step = Union[Load, Bind, Branch]
 
 
 @dataclass
 class Frame:
     """What one branch of a condition computes: its steps in order, and what is known by then."""
 
-    steps: list[Any] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
     known: dict[Any, Expr] = field(default_factory=dict)
+    result: Expr | None = None
 
 
 class Operand:
@@ -110,7 +122,7 @@ class Scope:
         self._elements: dict[Value, Callable[[Index], Expr]] = {}
 
     @property
-    def steps(self) -> list[Any]:
+    def steps(self) -> list[Step]:
         """The loads and names that the results need, in order."""
         return self._frames[0].steps
 
@@ -124,13 +136,30 @@ class Scope:
         for frame in self._frames:
             if key in frame.known:
                 return frame.known[key]
-        expr = self._compute(value, list(index))
-        if not isinstance(expr, (tirx.Var, tirx.IntImm, tirx.FloatImm)):
-            name = tirx.Var(_name(value), expr.ty)
-            self._frames[-1].steps.append(Bind(name, expr))
-            expr = name
+        expr = self.named(self._compute(value, list(index)), _name(value))
         self._frames[-1].known[key] = expr
         return expr
+
+    def named(self, expr: Expr, name: str = "t") -> Expr:
+        """A name for an expression, which is then computed once, here; so is what it binds inside."""
+        expr = self._hoisted(expr)
+        if isinstance(expr, (tirx.Var, tirx.IntImm, tirx.FloatImm)):
+            return expr
+        var = tirx.Var(name, expr.ty)
+        self._frames[-1].steps.append(Bind(var, expr))
+        return var
+
+    def _hoisted(self, expr: Expr) -> Expr:
+        """`expr` with its let expressions made steps: TVM's passes trip over them within other bindings."""
+        done: list[Any] = []
+
+        def hoist(binding: Any) -> Any:
+            if not any(binding.var.same_as(v) for v in done):
+                done.append(binding.var)
+                self._frames[-1].steps.append(Bind(binding.var, self._hoisted(binding.value)))
+            return self._hoisted(binding.body)
+
+        return hoist(expr) if isinstance(expr, tirx.Let) else tvm_ffi.structural_map(expr, (tirx.Let, hoist), order="pre")
 
     def _compute(self, value: Value, index: list[Expr]) -> Expr:
         if value in self.buffers:
@@ -154,7 +183,8 @@ class Scope:
 
     def _load(self, value: Value, index: list[Expr]) -> Expr:
         dtype = value.type.dtype
-        offset = self.analyzer.simplify(linear(index, self.dims.shape(value.type.dims)))
+        offset = linear([self._hoisted(i) for i in index], self.dims.shape(value.type.dims))
+        offset = self.analyzer.simplify(offset)
         name = tirx.Var(_name(value), exprs.tir_dtype(dtype))
         self._frames[-1].steps.append(Load(name, self.buffers[value], offset))
         return exprs.from_memory(name, dtype)
@@ -177,17 +207,19 @@ class Scope:
             return otherwise()
         self.guards.append(Guard(index, low, high))
         self.conditional = True
-        condition = open_conditions[0] if len(open_conditions) == 1 else tirx.And(*open_conditions)
-        return tirx.if_then_else(condition, self._branch(then), self._branch(otherwise))
+        condition = self._hoisted(open_conditions[0] if len(open_conditions) == 1 else tirx.And(*open_conditions))
+        sides = self._branch(then), self._branch(otherwise)
+        name = tirx.Var("either", sides[0].result.ty)
+        self._frames[-1].steps.append(Branch(name, condition, *sides))
+        return name
 
-    def _branch(self, body: Callable[[], Expr]) -> Expr:
+    def _branch(self, body: Callable[[], Expr]) -> Frame:
         """A side of a condition: what it computes stays within it."""
-        self._frames.append(Frame())
-        expr = body()
-        for step in reversed(self._frames.pop().steps):
-            bound = tirx.BufferLoad(step.buffer, [step.offset]) if isinstance(step, Load) else step.value
-            expr = tirx.Let(step.name, bound, expr)
-        return expr
+        frame = Frame()
+        self._frames.append(frame)
+        frame.result = self._hoisted(body())
+        self._frames.pop()
+        return frame
 
 
 def linear(index: Sequence[Expr], shape: Sequence[Expr]) -> Expr:

@@ -17,7 +17,7 @@ from tvm import sym, tirx
 from ..target import Target
 from . import exprs
 from .builder import Dim, Expr, KernelBuilder, i64, known, minimum, product, static
-from .compose import Bind, Load, Scope
+from .compose import Bind, Branch, Load, Scope, Step
 
 TASKS_PER_CORE = 4
 """Parallel loops have at least this many iterations a core, where the extents allow it."""
@@ -70,7 +70,7 @@ class Nest:
             if isinstance(step, Load):
                 self._accesses[id(step)] = self._analyse(step.buffer, step.offset)
             else:
-                self._mark(step.value)
+                self._mark_step(step)
         for store in self.stores:
             self._accesses[id(store)] = self._analyse(store.buffer, store.offset)
             self._mark(store.value)
@@ -90,6 +90,16 @@ class Nest:
         found = list(tirx.analysis.undefined_vars(expr))
         for axis in self.axes:
             axis.used = axis.used or any(axis.var.same_as(v) for v in found)
+
+    def _mark_step(self, step: Step) -> None:
+        if isinstance(step, Branch):
+            self._mark(step.condition)
+            for frame in (step.then, step.otherwise):
+                self._mark(frame.result)
+                for inner in frame.steps:
+                    self._mark_step(inner)
+        else:
+            self._mark(step.offset if isinstance(step, Load) else step.value)
 
     def _analyse(self, buffer: Any, offset: Expr) -> Access:
         strides: list[Dim | None] = []
@@ -219,26 +229,71 @@ class Nest:
             self.emit_body(kb, [*outer, start])
             return
         lane = tirx.Var("lane", "int64")
-        body = tirx.SeqStmt(self.body([*outer, start + lane]))
-        kb.emit(tirx.For(lane, i64(0), i64(lanes), tirx.ForKind.VECTORIZED, body))
+        cells = Cells(lane, lanes)
+        body = self._body(cells, [*outer, start + lane])
+        for allocation in cells.allocations:
+            kb.emit(allocation)
+        kb.emit(tirx.For(lane, i64(0), i64(lanes), tirx.ForKind.VECTORIZED, tirx.SeqStmt(body)))
 
     def emit_body(self, kb: KernelBuilder, positions: Sequence[Expr]) -> None:
-        for statement in self.body(positions):
+        """The statements for one element at these positions."""
+        cells = Cells(i64(0), 1)
+        body = self._body(cells, positions)
+        for statement in (*cells.allocations, *body):
             kb.emit(statement)
 
-    def body(self, positions: Sequence[Expr]) -> list[Any]:
-        """The statements for one element at these positions."""
+    def _body(self, cells: Cells, positions: Sequence[Expr]) -> list[Any]:
         out: list[Any] = []
         for step in self.scope.steps:
             if isinstance(step, Load):
                 access = self.access(step)
                 out.append(tirx.Bind(step.name, tirx.BufferLoad(access.buffer, [access.at(positions)])))
             else:
-                out.append(tirx.Bind(step.name, step.value))
+                out += _statements(step, cells)
         for store in self.stores:
             access = self.access(store)
             out.append(tirx.BufferStore(access.buffer, store.value, [access.at(positions)]))
         return out
+
+
+class Cells:
+    """Named values live in small local arrays, which LLVM turns into registers.
+
+    TVM's passes would simplify values bound by name: in exponential time, and by rules that hold for reals only.
+    """
+
+    def __init__(self, lane: Expr, lanes: int) -> None:
+        self.lane, self.lanes = lane, lanes
+        self.allocations: list[Any] = []
+
+    def new(self, dtype: str) -> Any:
+        cell = tirx.decl_buffer([i64(self.lanes)], dtype, name="cell", scope="local")
+        self.allocations.append(tirx.AllocBuffer(cell))
+        return cell
+
+    def put(self, cell: Any, value: Expr) -> Any:
+        return tirx.BufferStore(cell, value, [self.lane])
+
+    def get(self, cell: Any) -> Expr:
+        return tirx.BufferLoad(cell, [self.lane])
+
+
+def _statements(step: Step, cells: Cells) -> list[Any]:
+    """A step at the positions bound to the axes' own names."""
+    if isinstance(step, Load):
+        return [tirx.Bind(step.name, tirx.BufferLoad(step.buffer, [step.offset]))]
+    dtype = exprs.dtype_of(step.name)
+    if isinstance(step, Bind):
+        if dtype == "bool":
+            return [tirx.Bind(step.name, step.value)]
+        cell = cells.new(dtype)
+        return [cells.put(cell, step.value), tirx.Bind(step.name, cells.get(cell))]
+    cell = cells.new(dtype)
+    sides = []
+    for frame in (step.then, step.otherwise):
+        inner = [s for item in frame.steps for s in _statements(item, cells)]
+        sides.append(tirx.SeqStmt([*inner, cells.put(cell, frame.result)]))
+    return [tirx.IfThenElse(step.condition, *sides), tirx.Bind(step.name, cells.get(cell))]
 
 
 @contextmanager
