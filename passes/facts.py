@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from ..compiler.ir import Graph, Node, Value
-from ..compiler.types import Dim, DType, TensorType, as_dim, free_symbols, same_dim
+from ..compiler.types import Dim, DType, TensorType, as_dim, free_symbols, is_fresh, same_dim
 
 VIEWS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 """Ops that give the same bytes another shape."""
@@ -108,9 +108,9 @@ def symbol_binding(old: TensorType, new: TensorType) -> dict[object, Dim]:
     for a, b in zip(old.shape, new.shape, strict=True):
         if a == b:
             continue
-        if _is_data_symbol(a):
+        if is_fresh(a):
             binding[a] = b
-        elif _is_data_symbol(b):
+        elif is_fresh(b):
             binding[b] = a
     return binding
 
@@ -137,10 +137,6 @@ def _bind(dims: Iterable[Dim], binding: dict[object, Dim]) -> list[Dim]:
             dim = as_dim(dim.subs(binding))
         bound.append(dim)
     return bound
-
-
-def _is_data_symbol(dim: Dim) -> bool:
-    return not isinstance(dim, int) and bool(dim.is_Symbol) and dim.name.startswith("_")
 
 
 def _all_values(graph: Graph) -> Iterable[Value]:

@@ -196,7 +196,7 @@ def _apply(rule: Rule, match: Match, binding: dict[object, Dim]) -> list[Node]:
     for old, new in zip(root.outputs, values, strict=True):
         adopt_type(old, new, match.emitted)
         binding.update(symbol_binding(old.type, new.type))
-        if root in new.users and new is not old:
+        if new.producer is root:
             raise OptcError(f"rule {rule.name} reads the node it replaces", node=root.name)
     near.update(n for v in root.inputs if v is not None and not v.is_constant for n in (*v.users, *_producer(v)))
     for matched in match.nodes:

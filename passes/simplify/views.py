@@ -157,6 +157,33 @@ class ShapeElement(Rule):
 
 
 @register_rule
+class ShapeOfInput(Rule):
+    """Shape(x, i) -> Shape(input, j) where that dim of x is one of a graph input: no activation is waited for."""
+
+    name: ClassVar[str] = "shape-of-input"
+    patterns: ClassVar[tuple[Op, ...]] = (Op("Shape", "x"),)
+
+    def check(self, m: Match) -> str | None:
+        return None if self._origin(m) else "no graph input has this one dim, or x is the first that has it"
+
+    def rewrite(self, m: Match) -> Value:
+        origin = self._origin(m)
+        assert origin is not None
+        source, axis = origin
+        return m.emit("Shape", [source], {"start": axis, "end": axis + 1})
+
+    def _origin(self, m: Match) -> tuple[Value, int] | None:
+        content = m.root.output.content
+        if content is None or content.shape != (1,) or isinstance(content[0], int):
+            return None
+        for source in m.graph.root.inputs:
+            for axis, dim in enumerate(source.type.shape or ()):
+                if dim == content[0]:
+                    return None if source is m["x"] else (source, axis)
+        return None
+
+
+@register_rule
 class GatherAsSlice(Rule):
     """Gather(Shape(x), [i, i+1, ..., j]) -> Shape(x, start=i, end=j+1)."""
 
