@@ -121,12 +121,12 @@ def _einsum_shape(node: Node, equation: str, shapes: Sequence[Shape]) -> Shape:
     if not arrow:  # implicit output: the labels that occur once, in order, after the ellipsis
         letters = left.replace(",", "").replace(".", "")
         right = "." * bool(batches) + "".join(sorted(x for x in set(letters) if letters.count(x) == 1))
+    size_of = {label: broadcast_shapes(node, [(d,) for d in found]) for label, found in sizes.items()}
+    size_of["."] = broadcast_shapes(node, batches)
     out: list[Dim] = []
     for label in right:
-        if label == ".":
-            out += broadcast_shapes(node, batches)
-        elif label in sizes:
-            out += broadcast_shapes(node, [(d,) for d in sizes[label]])
+        if label in size_of:
+            out += size_of[label]
         else:
             fail(node, f"equation {equation!r} names output {label!r} that no operand has")
     return tuple(out)
