@@ -8,12 +8,20 @@ from ..compiler.errors import OptcError, UnsupportedError
 from ..compiler.ir import Graph, Node, Value
 from ..compiler.ops.base import op_of
 from ..compiler.types import free_symbols
+from ..passes.base import Pass
+from ..passes.fusion.expand import ExpandFused
+from ..passes.layout import ChannelsLast
+from ..passes.pipelines import OPTIMIZE
+from ..passes.simplify.dead_code import DeadCode
 from .base import C_OPS, INDEX_DEFINITIONS, KERNEL_BUILDERS
 from .fallback import Fallback
 from .regions import Region, partition
 from .steps import CCallStep, If, Kernel, Loop, Lowered, Scan, Step, Steps, View
 from .target import Target
 from .templates import TEMPLATES, Anchor, has_template
+
+PIPELINE: tuple[Pass, ...] = (*OPTIMIZE, ChannelsLast(), DeadCode(), ExpandFused(keep=("optc.MatMul",)))
+"""The passes this backend wants before `lower`."""
 
 
 def lower(graph: Graph, target: Target, fallback: Fallback | None = None) -> Lowered:

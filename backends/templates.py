@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..compiler.ir import Node, Value
-from ..compiler.ops.base import attr_int, attr_ints, attr_str
+from ..compiler.ops.base import attr_float, attr_int, attr_ints, attr_str
 from ..compiler.types import DType
 from .codegen import signature
 from .kernels import conv, depthwise, matmul
@@ -41,11 +41,11 @@ class Anchor:
     def shape(self, value: Value) -> list[Any]:
         return [_plain(d) for d in self.dims.shape(value.type.dims)]
 
-    def epilogue(self, bias: Value | None = None) -> Any:
-        """The rest of the region (and a bias per last-axis channel) as the template's epilogue; None if empty."""
-        if bias is None and len(self.region.nodes) == 1:
+    def epilogue(self, bias: Value | None = None, scale: float = 1.0) -> Any:
+        """A scale, a bias along the last axis, and the rest of the region as the template's epilogue; None if empty."""
+        if bias is None and scale == 1.0 and len(self.region.nodes) == 1:
             return None
-        return NodeEpilogue(self.region.nodes[1:], self.node.outputs[0], bias, self.dims)
+        return NodeEpilogue(self.region.nodes[1:], self.node.outputs[0], bias, self.dims, scale)
 
     def kernel(self, func: Any, params: Sequence[Param], epilogue: Any, provenance: str) -> Kernel:
         """The call: `params`, what the epilogue reads, the output, and scratch if the template asks for it."""
@@ -155,23 +155,22 @@ def _is_plain_matmul(node: Node) -> bool:
     if a.type.dtype is not DType.F32 or a.type.rank < 2 or b.type.rank < 2:
         return False
     if node.op == "Gemm":
-        plain = attr_float_is_one(node, "alpha") and attr_float_is_one(node, "beta")
-        return plain and (node.input(2) is None or _is_row(node.inputs[2]))
+        bias = node.input(2)
+        return bias is None or (attr_float(node, "beta", 1.0) == 1.0 and _is_row(bias))
     return b.data is None or b.type.rank == 2
-
-
-def attr_float_is_one(node: Node, name: str) -> bool:
-    return float(node.attrs.get(name, 1.0)) == 1.0  # type: ignore[arg-type]
 
 
 def _is_row(value: Value | None) -> bool:
     """A bias along the last axis."""
-    return value is not None and value.type.is_static and value.type.rank >= 1 and all(
-        d == 1 for d in value.type.static_shape[:-1]
+    return (
+        value is not None
+        and value.type.is_static
+        and value.type.rank >= 1
+        and all(d == 1 for d in value.type.static_shape[:-1])
     )
 
 
-@template("MatMul", "Gemm")
+@template("MatMul", "Gemm", "optc.MatMul")
 def _matmul(anchor: Anchor) -> Kernel | None:
     node = anchor.node
     if not _is_plain_matmul(node):
@@ -187,7 +186,8 @@ def _matmul(anchor: Anchor) -> Kernel | None:
         batch_a=tuple(shape_a[:-2]), batch_b=tuple(shape_b[:-2]),
         trans_a=trans_a, trans_b=trans_b, constant_b=constant,
     )  # fmt: skip
-    epilogue = anchor.epilogue(node.input(2) if node.op == "Gemm" else None)
+    bias = node.input(2) if node.op == "Gemm" else None
+    epilogue = anchor.epilogue(bias, attr_float(node, "alpha", 1.0))
     plan = next(matmul.plans(spec, anchor.target))
     second: Param = b if b.data is None else matmul.pack_weights(np.asarray(b.data), spec, plan)
     return anchor.kernel(matmul.build(spec, plan, epilogue), [a, second], epilogue, f"matmul {plan}")
@@ -197,4 +197,5 @@ _FORMS: dict[str, Callable[[Node], bool]] = {
     "optc.Conv": _is_plain_conv,
     "MatMul": _is_plain_matmul,
     "Gemm": _is_plain_matmul,
+    "optc.MatMul": _is_plain_matmul,
 }

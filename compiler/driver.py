@@ -108,15 +108,15 @@ def import_source(model: Source, options: Options) -> Graph:
 
 def optimize(graph: Graph, options: Options) -> Any:
     """Runs the backend's pipeline on a graph in place; returns the PassContext with its log."""
+    from ..backends.cpu import PIPELINE
     from ..passes.base import PassContext, run_passes
-    from ..passes.pipelines import OPTIMIZE
 
     context = PassContext()
     if options.prune:
         from ..passes.pruning import prune
 
         context.notes += prune(graph, options.prune).lines()
-    run_passes(graph, OPTIMIZE, context)
+    run_passes(graph, PIPELINE, context)
     return context
 
 

@@ -156,9 +156,9 @@ def _array(value: Any) -> np.ndarray:
 
 def optc_engine(model: ModelProto, target: str = "cpu") -> Callable[[Arrays], Arrays]:
     """The public path: compile, then run by name."""
-    import optc
+    from ..compiler.driver import compile
 
-    compiled = optc.compile(model, target=target, threads=1, cache=False)
+    compiled = compile(model, target=target, threads=1, cache=False)
     names = [v.name for v in compiled.inputs]
     return lambda arrays: list(compiled.run(dict(zip(names, arrays, strict=True))).values())
 

@@ -97,14 +97,14 @@ def first_departure(source: str | Path | bytes, options: Options, sample: Sample
 def _wrong_pass(
     source: str | Path | bytes, options: Options, sample: Sample, expected: dict[str, np.ndarray], tolerance: float
 ) -> tuple[str | None, Graph]:
+    from ..backends.cpu import PIPELINE
     from ..compiler.driver import import_source
     from ..compiler.onnx.exporter import export_model
     from ..passes.base import PassContext
-    from ..passes.pipelines import OPTIMIZE
 
     graph = import_source(source, options)
     context = PassContext()
-    for step in (None, *OPTIMIZE):
+    for step in (None, *PIPELINE):
         if step is not None and not step.run(graph, context):
             continue
         found = onnxruntime_runner(export_model(graph).SerializeToString())(sample)

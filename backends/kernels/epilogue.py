@@ -16,13 +16,16 @@ from .index.base import element_expr
 
 
 class NodeEpilogue:
-    """`nodes` (topologically ordered, float32) computed from `source`, a template's result plus an optional bias.
+    """`nodes` (topologically ordered, float32) computed from `source` = scale * a template's result + an optional bias.
 
     `buffers` are what it reads besides, `values` the IR values (or arrays) to pass for them, in the same order. If all
     of them are full-size or lie along the last axis, indices are `[row, channel]` (see builder.Epilogue).
     """
 
-    def __init__(self, nodes: Sequence[Node], source: Value, bias: Value | None, dims: DimVars) -> None:
+    def __init__(
+        self, nodes: Sequence[Node], source: Value, bias: Value | None, dims: DimVars, scale: float = 1.0
+    ) -> None:
+        self.scale = scale
         self.nodes, self.source, self.bias, self._dims = list(nodes), source, bias, dims
         made = {source} | {n.outputs[0] for n in nodes}
         operands = [bias] if bias is not None else []
@@ -83,6 +86,8 @@ class NodeEpilogue:
             named.append((var, expr))
             return var
 
+        if self.scale != 1.0:
+            value = value * splat(self.scale, lanes)
         if self.bias is not None:
             value = value + self._load(self.bias, indices, lanes)
         known = {self.source: name(value, "sum")}

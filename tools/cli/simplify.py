@@ -25,13 +25,14 @@ def command(
 ) -> None:
     from ...compiler.driver import import_source
     from ...compiler.onnx.exporter import save_onnx
-    from ...passes.pipelines import explain, simplify
+    from ...passes.pipelines import explain_rule as explain
+    from ...passes.pipelines import simplify
 
     printer = Printer(json, quiet)
     graph = import_source(model, Options(shapes=parse_shapes(shape or [])))
     before = len(graph)
     if explain_rule is not None:
-        text = explain(explain_rule, graph)
+        text = str(explain(explain_rule, graph))
         printer.show(text, {"rule": explain_rule, "explanation": text})
         return
     report = simplify(graph)
