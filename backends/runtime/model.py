@@ -14,7 +14,7 @@ import numpy as np
 
 from ...compiler.errors import ShapeError
 from .artifact import Artifact, atomic_file, numpy_dtype, read_artifact
-from .native import MAX_ARRAYS, NOT_PLAIN, STRUCT_IS_KNOWN, Context, FastCall, Library, Tensor
+from .native import BAD_INPUT, MAX_ARRAYS, NOT_PLAIN, OUT_OF_MEMORY, STRUCT_IS_KNOWN, Context, FastCall, Library, Tensor
 
 _ONNX_NUMBERS = {
     "float32": 1, "uint8": 2, "int8": 3, "uint16": 4, "int16": 5, "int32": 6, "int64": 7, "bool": 9, "float16": 10,
@@ -81,6 +81,7 @@ class Model:
         self._static = all(port.is_static for port in self.inputs + self.outputs)
         self._fixed_outputs = [(port.shape, d) for port, d in zip(self.outputs, self._output_dtypes, strict=True)]
         self._names = [port.name for port in self.inputs]
+        self._output_names = [port.name for port in self.outputs]
         self._idle = [self._new_context()]
 
     # --- running ---
@@ -99,9 +100,15 @@ class Model:
     def run(self, inputs: Mapping[str, Any], out: Mapping[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
         """Runs on {input name: array}; returns {output name: array}. See __call__ for `out` and errors."""
         results = self._execute(self._by_position((), inputs), out)
-        return {port.name: result for port, result in zip(self.outputs, results, strict=True)}
+        return dict(zip(self._output_names, results, strict=True))
 
-    def _by_position(self, args: Sequence[Any], named: Mapping[str, Any]) -> tuple[Any, ...]:
+    def _by_position(self, args: Sequence[Any], named: Mapping[str, Any]) -> Sequence[Any]:
+        """The inputs in the model's order. Raises ShapeError that names the missing and the unknown ones."""
+        if not args and len(named) == len(self._names):
+            try:
+                return [named[name] for name in self._names]
+            except KeyError:
+                pass  # explained below
         found = dict(zip(self._names, args, strict=False))
         doubled, unknown = sorted(found.keys() & named.keys()), sorted(named.keys() - set(self._names))
         missing = [name for name in self._names if name not in found and name not in named]
@@ -111,7 +118,7 @@ class Model:
                          (("missing", missing), ("unknown", unknown), ("given twice", doubled)) if names]  # fmt: skip
             raise ShapeError(f"the inputs do not fit: {'; '.join(problems)}", expected=", ".join(self._names) or "none")
         found.update(named)
-        return tuple(found[name] for name in self._names)
+        return [found[name] for name in self._names]
 
     def _execute(self, args: Sequence[Any], out: Mapping[str, np.ndarray] | None) -> list[np.ndarray]:
         try:
@@ -140,12 +147,11 @@ class Model:
             specs = context.last_outputs
         empty = np.empty
         results = [empty(shape, dtype) for shape, dtype in specs]
-        status = fast.run(context.handle, fast.facts, fast.pointers(*map(id, args), *map(id, results)))
+        status = fast.run(context.handle, fast.facts, fast.pack(*map(id, args), *map(id, results)))
         if status == 0:
             return results
-        if status == NOT_PLAIN:
-            return None
-        context.check(status)
+        if status not in (NOT_PLAIN, BAD_INPUT):  # _run_checked knows how to convert, or what to say
+            context.check(status)
         return None
 
     def _run_checked(self, context: Context, args: Sequence[Any], out: Mapping[str, np.ndarray]) -> list[np.ndarray]:
@@ -217,10 +223,11 @@ class Model:
         wanted = {port.name: port.shape for port in self.inputs if port.is_static} | dict(shapes or {})
         ordered = self._by_position((), wanted)
         context = self._new_context()
-        found = self._library.workspace_bytes(context.handle, _tensors(self.inputs, ordered))
+        inputs = _tensors(self.inputs, ordered)
+        self._shapes(context, inputs)  # raises if they contradict each other
+        found = self._library.workspace_bytes(context.handle, inputs)
         if found < 0:
-            context.check(self._library.output_shapes(context.handle, _tensors(self.inputs, ordered),
-                                                      _tensors(self.outputs, [()] * len(self.outputs))))  # fmt: skip
+            context.check(OUT_OF_MEMORY)
         return int(found)
 
     def profile(self, *args: Any, repeat: int = 10, **kwargs: Any) -> list[StepTime]:

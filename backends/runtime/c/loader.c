@@ -104,28 +104,22 @@ static int find_member(const optc_file* file, const char* name, member* found, c
   return fail(message, capacity, "not an .optc file, or a damaged one: no member %s", name);
 }
 
-/* Loads the code from memory, so that it need not exist as a file. */
-static void* load_code(member code, char* message, size_t capacity) {
+/* Loads the code from memory, so that it need not exist as a file. The memory file stays open: dlopen takes two
+ * libraries of one path for the same, and the number of an open file is unique. */
+static int load_code(member code, optc_file* file, char* message, size_t capacity) {
   char path[64];
-  int handle = memfd_create("optc-code", MFD_CLOEXEC);
-  if (handle < 0) {
-    fail(message, capacity, "memfd_create failed: %s", strerror(errno));
-    return NULL;
-  }
-  void* library = NULL;
   uint64_t written = 0;
+  file->code = memfd_create("optc-code", MFD_CLOEXEC);
+  if (file->code < 0) return fail(message, capacity, "memfd_create failed: %s", strerror(errno));
   while (written < code.bytes) {
-    ssize_t count = write(handle, code.data + written, code.bytes - written);
-    if (count < 0 && errno != EINTR) break;
+    ssize_t count = write(file->code, code.data + written, code.bytes - written);
+    if (count < 0 && errno != EINTR)
+      return fail(message, capacity, "cannot write the code to memory: %s", strerror(errno));
     if (count > 0) written += (uint64_t)count;
   }
-  snprintf(path, sizeof path, "/proc/self/fd/%d", handle);
-  if (written < code.bytes)
-    fail(message, capacity, "cannot write the code to memory: %s", strerror(errno));
-  else if (!(library = dlopen(path, RTLD_NOW | RTLD_LOCAL)))
-    fail(message, capacity, "the compiled code cannot be loaded: %s", dlerror());
-  close(handle);
-  return library;
+  snprintf(path, sizeof path, "/proc/self/fd/%d", file->code);
+  file->library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+  return file->library ? 0 : fail(message, capacity, "the compiled code cannot be loaded: %s", dlerror());
 }
 
 static int fill_api(optc_file* file, char* message, size_t capacity) {
@@ -166,11 +160,11 @@ static int map_file(const char* path, optc_file* file, char* message, size_t cap
 
 int optc_open(const char* path, optc_file* file, char* message, size_t capacity) {
   member manifest, code, weights;
-  memset(file, 0, sizeof *file);
+  *file = (optc_file){.code = -1};
   if (map_file(path, file, message, capacity) || find_member(file, "manifest.json", &manifest, message, capacity) ||
       find_member(file, "code.so", &code, message, capacity) ||
       find_member(file, "weights.bin", &weights, message, capacity) ||
-      !(file->library = load_code(code, message, capacity)) || fill_api(file, message, capacity)) {
+      load_code(code, file, message, capacity) || fill_api(file, message, capacity)) {
     optc_close(file);
     return -1;
   }
@@ -183,6 +177,7 @@ int optc_open(const char* path, optc_file* file, char* message, size_t capacity)
 
 void optc_close(optc_file* file) {
   if (file->library) dlclose(file->library);
+  if (file->code >= 0) close(file->code);
   if (file->mapping) munmap(file->mapping, file->mapping_bytes);
-  memset(file, 0, sizeof *file);
+  *file = (optc_file){.code = -1};
 }

@@ -33,6 +33,7 @@ typedef struct optc_file {
   void* mapping;                  /* private */
   size_t mapping_bytes;
   void* library;
+  int code;                       /* the memory file that the library was loaded from */
 } optc_file;
 
 /* Returns 0, or -1 with one line in `message`. */
