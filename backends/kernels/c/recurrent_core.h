@@ -205,6 +205,11 @@ static int32_t NAME(recur)(int32_t task, int32_t tasks, void* argument) {
       }
     }
   }
+  for (int64_t n = 0; q->lengths && n < N; n++) {   /* an empty sequence ends in zeros, as in ONNX Runtime */
+    if (op_get_int(q->lengths, n)) continue;
+    memset(s->h + n * H, 0, (size_t)H * sizeof(REAL));
+    memset(s->c + n * H, 0, (size_t)H * sizeof(REAL));
+  }
   return OPTC_OK;
 }
 
