@@ -21,6 +21,7 @@ import tvm_ffi
 from tvm import s_tir, tirx
 from tvm.ir import PointerType, PrimType
 
+from .kernels.bindings import to_locals
 from .kernels.builder import WORKSPACE, itemsize
 from .target import Target
 
@@ -78,11 +79,14 @@ def _variables(expr: Any) -> list[Any]:
 def _c_function(name: str, func: Any) -> Any:
     """The kernel with its dims as explicit parameters and every buffer aligned to its element only."""
     known = signature(func)
-    loose = {b: _realigned(b) for b in known.buffers if b.ty.data_alignment != itemsize(str(b.dtype))}
-    if loose:
-        func = func.specialize(loose)
-    params = [loose.get(b, b) for b in known.buffers]
-    return tirx.PrimFunc([*params, *known.dims], func.body, None, func.attrs).with_attr("global_symbol", name)
+    loose = [(b, _realigned(b)) for b in known.buffers if b.ty.data_alignment != itemsize(str(b.dtype))]
+
+    def replaced(var: Any) -> Any:
+        return next((new for old, new in loose if old.same_as(var)), var)
+
+    body = tvm_ffi.structural_map(func.body, (tirx.Var, replaced)) if loose else func.body
+    params = [replaced(b) for b in known.buffers]
+    return tirx.PrimFunc([*params, *known.dims], body, None, func.attrs).with_attr("global_symbol", name)
 
 
 def _realigned(param: Any) -> Any:
@@ -118,20 +122,22 @@ def _block_passes() -> list[Any]:
 
 
 def _loop_passes() -> list[Any]:
+    """No StmtSimplify and no RemoveNoOp: they rewrite floats as if they were reals (a + b - b to a)."""
     t = tirx.transform
     return [
         t.FlattenBuffer(),
         t.BF16ComputeLegalize(),
         t.VectorizeLoop(True),
         t.UnrollLoop(),
-        t.StmtSimplify(),
-        t.RemoveNoOp(),
+        _each_function("VectorIndices", _vector_indices),
         s_tir.transform.RewriteUnsafeSelect(),
         _each_function("StackAllocation", _on_stack),
         _each_function("CInterface", _raw_pointers),
         t.BF16StorageLegalize(),
         t.LowerTVMBuiltin(),
         t.LowerIntrin(),
+        _each_function("BindingsToLocals", to_locals),
+        _each_function("StackAllocation", _on_stack),
     ]
 
 
@@ -142,6 +148,25 @@ def _each_function(name: str, rewrite: Any) -> Any:
         return module
 
     return tvm.transform.module_pass(run, opt_level=0, name=name)
+
+
+def _vector_indices(func: Any) -> Any:
+    """Brings vector indices to the form base + (0, 1, 2...), which alone becomes a vector access."""
+    analyzer = tvm.sym.Analyzer()
+
+    def plain(indices: Any) -> list[Any]:
+        return [i if isinstance(i, (tirx.Ramp, tirx.IntImm, tirx.Var)) else analyzer.simplify(i) for i in indices]
+
+    def scattered(access: Any) -> bool:
+        return any(i.ty.dtype.lanes > 1 and not isinstance(i, tirx.Ramp) for i in access.indices)
+
+    def load(access: Any) -> Any:
+        return tirx.BufferLoad(access.source, plain(access.indices)) if scattered(access) else access
+
+    def store(access: Any) -> Any:
+        return tirx.BufferStore(access.buffer, access.value, plain(access.indices)) if scattered(access) else access
+
+    return func.with_body(tvm_ffi.structural_map(func.body, [(tvm.ir.TensorLoad, load), (tirx.BufferStore, store)]))
 
 
 def _on_stack(func: Any) -> Any:

@@ -105,7 +105,7 @@ def plans(spec: ConvSpec, target: Target) -> Iterator[ConvPlan | MatmulPlan]:
         yield from matmul.plans(_as_matmul(spec, flat=True), target)
         return
     g = _Geometry.of(spec)
-    height, width = guess(g.out[1]), guess(g.out[2])
+    height = guess(g.out[1])
     workers = target.num_cores if spec.macs >= matmul.PARALLEL_MACS else 1
     row_bytes = 4 * guess(g.pitch) * g.kernel[0]
     for tile, th, tw in _pixel_tiles(spec, g, target)[:8]:
