@@ -9,7 +9,6 @@ import functools
 import itertools
 import logging
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,26 +105,27 @@ def is_exact(graph: Graph, binding: dict[Any, Dim]) -> bool:
     return all(v.type.shape is not None and free_symbols(v.type.shape) <= set(binding) for v in graph.outputs)
 
 
-def results(mode: str) -> Iterator[tuple[str, str]]:
-    """Each case's name with "exact", "loose", "unsupported: ..." or what is wrong."""
-    for case in cases().values():
-        try:
-            graph, binding = build(case, mode)
-        except UnsupportedError as error:
-            yield case.name, f"unsupported: {error}"
-            continue
-        except Exception as error:
-            yield case.name, f"{type(error).__name__}: {error}"
-            continue
-        found = disagreement(case, graph, binding)
-        yield case.name, found or ("exact" if is_exact(graph, binding) else "loose")
+@functools.cache
+def results(mode: str) -> dict[str, str]:
+    """For each case "exact", "loose", "unsupported: ..." or what is wrong."""
+    return {name: _result(case, mode) for name, case in cases().items()}
+
+
+def _result(case: Case, mode: str) -> str:
+    try:
+        graph, binding = build(case, mode)
+    except UnsupportedError as error:
+        return f"unsupported: {error}"
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return disagreement(case, graph, binding) or ("exact" if is_exact(graph, binding) else "loose")
 
 
 def main() -> None:
     logging.disable(logging.WARNING)
     for mode in MODES:
         lists: dict[str, list[str]] = {"exact": [], "loose": [], "unsupported": [], "wrong": []}
-        for name, found in results(mode):
+        for name, found in results(mode).items():
             kind = found.split(":")[0] if found.split(":")[0] in lists else "wrong"
             lists[kind].append(name)
             if kind in ("wrong", "unsupported") and (kind == "wrong" or mode == "static"):
