@@ -16,7 +16,7 @@ from .ops.base import OPS, infer_node, op_of
 from .printing import BARE_NAME
 from .types import DType, TensorType, parse_dim
 
-_STRING = r'"(?:[^"\\]|\\.)*"'
+_STRING = r'"[^"\\]*(?:\\.[^"\\]*)*"'
 _NUMBER = r"[+-]?(?:\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+|inf\b|nan\b)"
 _DTYPE = r"(?:" + "|".join(d.text for d in DType) + r")\b"
 _UNKNOWN = TensorType(DType.F32, None)

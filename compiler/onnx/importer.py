@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import ModelError, UnsupportedError
+from ..errors import ModelError, ShapeError, UnsupportedError
 from ..ir import Attr, Graph, Loc, Value
-from ..ops.base import OPS
+from ..ops.base import OPS, infer_node
+from ..ops.content import content_of
 from ..types import DType, TensorType
 from .inputs import declared_shape, graph_inputs
 from .load import load_proto, opsets_of
@@ -51,6 +52,7 @@ class _Importer:
         self.warnings: list[str] = []
         self.calls: list[str] = []  # functions being inlined, outermost first
         self.symbols: set[str] = set()  # of the graph inputs
+        self.never_taken = 0  # depth of If branches known to be dead, which need not fit
 
     def model(self, model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> Graph:
         graph = Graph(model.graph.name or "main")
@@ -123,7 +125,13 @@ class _Importer:
         if key not in OPS:
             return self.expanded(node, call, scope)
         names = [n or f"{call.loc}.{i}" for i, n in enumerate(call.outputs)]
-        made = call.graph.emit(key, call.inputs, call.attrs, num_outputs=len(names), names=names, loc=call.loc)
+        unknown = [TensorType(DType.F32, None)] * len(names)
+        made = call.graph.emit(key, call.inputs, call.attrs, types=unknown, names=names, loc=call.loc)
+        try:
+            infer_node(made)
+        except ShapeError:
+            if not self.never_taken:
+                raise
         for value in made.outputs:
             if value.type.dtype is DType.STRING:
                 raise UnsupportedError(f"{key} makes a string tensor", node=str(call.loc))
@@ -200,7 +208,10 @@ class _Importer:
                 if attribute.ref_attr_name in scope.attrs:
                     found[attribute.name] = scope.attrs[attribute.ref_attr_name]
             elif attribute.name != "sparse_value":
+                dead = _is_dead_branch(node, attribute.name, inputs)
+                self.never_taken += dead
                 found[attribute.name] = self.attr(attribute, scope, _body_operands(node, inputs))
+                self.never_taken -= dead
         for name in _DTYPE_ATTRS:
             number = found.get(name)
             if isinstance(number, int) and number:
@@ -266,6 +277,15 @@ def _body_operands(node: onnx.NodeProto, inputs: Sequence[Value | None]) -> Sequ
     if node.op_type == "Loop":
         return [None, None, *inputs[2:]]
     return inputs if node.op_type == "Scan" else []
+
+
+def _is_dead_branch(node: onnx.NodeProto, attribute: str, inputs: Sequence[Value | None]) -> bool:
+    """True for a branch of an If whose condition is known to choose the other (exporters write Squeeze or Identity,
+    by the shape)."""
+    condition = content_of(inputs[0]) if node.op_type == "If" and inputs else None
+    if condition is None or condition.size != 1:
+        return False
+    return attribute == ("else_branch" if condition.flat[0] else "then_branch")
 
 
 def _node_proto(node: onnx.NodeProto, call: Call) -> onnx.NodeProto:

@@ -71,7 +71,7 @@ def _dims(info: onnx.ValueInfoProto, names: _SymbolNames) -> list[Dim] | None:
     for axis, dim in enumerate(info.type.tensor_type.shape.dim):
         if dim.HasField("dim_value") and dim.dim_value >= 0:
             dims.append(int(dim.dim_value))
-        elif dim.dim_param:
+        elif _is_name(dim.dim_param):
             dims.append(names.symbol(dim.dim_param, dim.dim_param))
         else:
             dims.append(names.symbol((info.name, axis), f"{info.name}_{axis}"))
@@ -87,6 +87,11 @@ def declared_shape(info: onnx.ValueInfoProto, known: Container[str]) -> list[Dim
         if dim.HasField("dim_value") and dim.dim_value >= 0:
             dims.append(int(dim.dim_value))
         else:
-            name = identifier(dim.dim_param or "?")
+            name = identifier(dim.dim_param) if _is_name(dim.dim_param) else ""
             dims.append(symbol(name) if name in known else fresh_dim())
     return dims
+
+
+def _is_name(param: str) -> bool:
+    """False for placeholders such as "?" and "-1", which some exporters give to dims that need not be equal."""
+    return any(c.isalpha() for c in param)
