@@ -41,6 +41,11 @@ def bound(define: Callable[..., Expr], *args: Expr) -> Expr:
     return out
 
 
+def unfenced(value: Expr) -> Expr:
+    """The value that `bound` gave a name."""
+    return value.args[-1] if isinstance(value, Call) and _op_name(value).endswith("call_llvm_intrin") else value
+
+
 def _without_bindings(expr: Expr, moved: dict[Any, Expr]) -> Expr:
     """`expr` with the bindings inside it moved to `moved`; those in a branch stay, as they may guard a load."""
     while isinstance(expr, tirx.Let):
@@ -125,10 +130,7 @@ class _Flattened:
 
     def expr(self, expr: Expr) -> Expr:
         while isinstance(expr, tirx.Let):
-            value = expr.value
-            if isinstance(value, Call) and _op_name(value).endswith("call_llvm_intrin"):
-                value = value.args[-1]
-            self._values[expr.var] = self.local(self.expr(value))
+            self._values[expr.var] = self.local(self.expr(unfenced(expr.value)))
             expr = expr.body
         if isinstance(expr, tirx.Var):
             return self._values.get(expr, expr)

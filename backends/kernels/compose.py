@@ -21,6 +21,7 @@ from ...compiler.ir import Node, Value
 from ...compiler.types import TensorType
 from ..base import INDEX_DEFINITIONS, Expr, Index
 from . import exprs
+from .bindings import unfenced
 from .dims import DimVars, int64
 
 SCALAR_BYTES = 16
@@ -94,6 +95,15 @@ class Operand:
     def shape(self) -> list[Expr]:
         return self._scope.dims.shape(self.value.type.dims)
 
+    @property
+    def dims(self) -> DimVars:
+        """Translates dims of this kernel."""
+        return self._scope.dims
+
+    def name(self, expr: Expr) -> Expr:
+        """`expr` computed once, under a name."""
+        return self._scope.named(expr)
+
     def __call__(self, index: Index) -> Expr:
         """The element in the type it is computed in (exprs.load_type)."""
         return self._scope.element(self.value, index)
@@ -156,7 +166,7 @@ class Scope:
         def hoist(binding: Any) -> Any:
             if not any(binding.var.same_as(v) for v in done):
                 done.append(binding.var)
-                self._frames[-1].steps.append(Bind(binding.var, self._hoisted(binding.value)))
+                self._frames[-1].steps.append(Bind(binding.var, self._hoisted(unfenced(binding.value))))
             return self._hoisted(binding.body)
 
         return hoist(expr) if isinstance(expr, tirx.Let) else tvm_ffi.structural_map(expr, (tirx.Let, hoist), order="pre")

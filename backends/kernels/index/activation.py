@@ -9,7 +9,7 @@ from tvm import tirx
 
 from ....compiler.ir import Node
 from ....compiler.ops.base import attr_float, attr_int, attr_str
-from ...base import Expr
+from ...base import Element, Expr, Index, defines
 from .. import exprs, vmath
 from ..exprs import dtype_of, is_float, let, like, select
 from .base import pointwise
@@ -122,15 +122,17 @@ def shrink(node: Node, args: Args) -> Expr:
     return exprs.cast_raw(select(tirx.LT(v, like(-lambd, v)), v + like(bias, v), above), dtype)
 
 
-@pointwise("BatchNormalization")
-def batch_normalization(node: Node, args: Args) -> Expr:
-    """Inference form: (x - mean) scale / sqrt(variance + epsilon) + bias."""
-    x, scale, bias, mean, variance = args
-    if attr_int(node, "training_mode", 0):
-        raise KeyError("BatchNormalization in training mode is not pointwise")
-    wide = dtype_of(x)
-    scale, bias, mean, variance = (exprs.cast_raw(a, wide) for a in (scale, bias, mean, variance))
-    factor = scale / tirx.sqrt(variance + like(attr_float(node, "epsilon", 1e-5), variance))
-    return (x - mean) * factor + bias
+@defines("BatchNormalization")
+def batch_normalization(node: Node, inputs: Sequence[Any]) -> Sequence[Element] | None:
+    """Inference form: (x - mean) scale / sqrt(variance + epsilon) + bias, per channel (axis 1)."""
+    if attr_int(node, "training_mode", 0) or len(node.outputs) > 1:
+        return None
+    epsilon = attr_float(node, "epsilon", 1e-5)
 
+    def element(index: Index) -> Expr:
+        x = inputs[0](index)
+        scale, bias, mean, variance = (exprs.cast_raw(p([index[1]]), dtype_of(x)) for p in inputs[1:5])
+        factor = scale / tirx.sqrt(variance + like(epsilon, variance))
+        return exprs.rounded_to((x - mean) * factor + bias, node.outputs[0].type.dtype)
 
+    return [element]
