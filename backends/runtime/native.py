@@ -201,7 +201,7 @@ def _code_file(code: memoryview) -> tuple[IO[bytes], str]:
         file: IO[bytes] = os.fdopen(os.memfd_create("optc-code"), "wb")
         path = f"/proc/self/fd/{file.fileno()}"
     else:
-        file = tempfile.NamedTemporaryFile(suffix=".so")
+        file = tempfile.NamedTemporaryFile(suffix=".so")  # noqa: SIM115
         path = file.name
     file.write(code)
     file.flush()

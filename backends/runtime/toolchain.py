@@ -25,7 +25,7 @@ from .host import architecture, host_triple, runs_here
 RUNTIME_FOLDER = Path(__file__).parent / "c"
 RUNTIME_SOURCES = ("runtime.c", "planner.c", "pool.c", "features.c", "arrays.c")
 _RUNTIME_HEADERS = ("optc.h", "program.h", "context.h", "arrays.h")
-_BASE_FLAGS = ("-std=c11", "-O2", "-fPIC", "-fvisibility=hidden")
+_BASE_FLAGS = ("-std=c11", "-O2", "-fPIC", "-fvisibility=hidden", "-Werror=implicit")
 # Only the public functions leave the library: kernels and TVM's slots of two loaded models can then never meet.
 _EXPORTS = "{ global: optc_*; local: *; };\n"
 
@@ -151,7 +151,7 @@ def link(
         parts += _runtime_objects(compiler, folder)
         exports = folder / "exports.map"
         exports.write_text(_EXPORTS, encoding="utf-8")
-        flags = ["-shared", "-Wl,-Bsymbolic", "-Wl,--gc-sections", "-Wl,-s", f"-Wl,--version-script={exports}"]
+        flags = ["-shared", "-Wl,-Bsymbolic", "-Wl,-s", "-Wl,-z,defs", f"-Wl,--version-script={exports}"]
         if compiler.kind == "cc":
             flags += ["-static-libgcc", "-Wl,--build-id=none", "-Wl,-z,noexecstack"]
         compiler.run(*flags, *parts, "-lm", "-lpthread", "-o", out)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from optc.backends.runtime.artifact import write_artifact
 from optc.backends.runtime.host import host_triple
 from optc.backends.runtime.toolchain import link

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from optc.backends.runtime.model import Port, load
 from optc.compiler.errors import OptcError, ShapeError
 
