@@ -96,10 +96,9 @@ class _Lowering:
         if self.is_view(node):
             yield View(node.name, node.operand(0), node.outputs[0])
             return
-        step = None
-        region = Region((node,), node)
+        step: Step | None = None
         if not skip_template and node.op in TEMPLATES:
-            step = self.template(region, node)
+            step = self.template(Region((node,), node), node)
         step = step or self.group(Region((node,), None)) or self.builder(node) or self.c_call(node)
         if step is None:
             yield from self.refuse(node, "no kernel for this form of the op")

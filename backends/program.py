@@ -6,7 +6,7 @@ data-dependent allocation and error messages in lines a person can read; a call 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,8 +142,8 @@ class _Writer:
                 lines.append(f"static const char* const {dim_names}[] = {{{_join(map(c_string, names), '0')}}};")
                 rows.append(f"{{{c_string(name)}, {value.type.dtype.value}, {value.type.rank}, {shape}, {dim_names}}}")
             lines.append(f"static const optc_port {kind}s[] = {{{_join(rows, '{0}')}}};")
-        names = _join(map(c_string, self.step_names), "0")
-        lines.append(f"static const char* const step_names[] = {{{names}}};")
+        steps = _join(map(c_string, self.step_names), "0")
+        lines.append(f"static const char* const step_names[] = {{{steps}}};")
         lines.append(
             f"static const optc_model_info info = {{OPTC_ABI_VERSION, {c_string(graph.name)}, {len(graph.inputs)}, "
             f"{len(graph.outputs)}, inputs, outputs, {self.weights.nbytes}LL, {c_string(' '.join(features))}, "
@@ -225,16 +225,17 @@ class _Writer:
         return len(self.step_names) - 1
 
     def write_steps(self, steps: Steps) -> None:
+        writers: dict[type, Callable[[Any], None]] = {
+            Kernel: self.write_kernel,
+            CCallStep: self.write_c_call,
+            View: self.write_view,
+            HostCall: self.write_host_call,
+            If: self.write_if,
+            Loop: self.write_loop,
+            Scan: self.write_scan,
+        }
         for step in steps:
-            {
-                Kernel: self.write_kernel,
-                CCallStep: self.write_c_call,
-                View: self.write_view,
-                HostCall: self.write_host_call,
-                If: self.write_if,
-                Loop: self.write_loop,
-                Scan: self.write_scan,
-            }[type(step)](step)
+            writers[type(step)](step)
 
     def write_view(self, step: View) -> None:
         self.bind_dims(step.output, self.dims_of_view(step))

@@ -85,7 +85,7 @@ def _grow(
         found = False
         producers = {v.producer for n in own for v in n.inputs if v is not None and v.producer is not None}
         for producer in sorted((p for p in producers if p not in own), key=lambda p: order.get(p, -1), reverse=True):
-            if producer not in order or producer in taken or not _only_read_by(producer, {*own} - {anchor}):
+            if producer not in order or producer in taken or not _only_read_by(producer, own, anchor):
                 continue
             if not _same_shape(producer.outputs[0].type.shape, shape):
                 continue
@@ -99,12 +99,12 @@ def _grow(
     return anchor
 
 
-def _only_read_by(producer: Node, own: set[Node | None]) -> bool:
+def _only_read_by(producer: Node, own: set[Node], anchor: Node | None) -> bool:
     """All uses lie in the region (what the anchor reads is no part of it); only the first output is used at all."""
     if any(v.uses for v in producer.outputs[1:]):
         return False
     uses = producer.outputs[0].uses
-    return bool(uses) and all(u.user in own for u in uses)
+    return bool(uses) and all(u.user in own and u.user is not anchor for u in uses)
 
 
 def _follows(anchor: Node, own: set[Node], order: dict[Node, int]) -> bool:
@@ -113,4 +113,4 @@ def _follows(anchor: Node, own: set[Node], order: dict[Node, int]) -> bool:
 
 
 def _same_shape(a: Shape | None, b: Sequence[object]) -> bool:
-    return a is not None and len(a) == len(b) and all(same_dim(x, y) for x, y in zip(a, b, strict=True))  # type: ignore[arg-type]
+    return a is not None and len(a) == len(b) and all(same_dim(x, y) for x, y in zip(a, b, strict=True))

@@ -42,7 +42,7 @@ class Weights:
         if id(array) in self._by_id:
             return self._by_id[id(array)]
         flat = np.ascontiguousarray(array)
-        digest = hashlib.sha256(flat.reshape(-1).view(np.uint8)).digest()
+        digest = hashlib.sha256(flat.reshape(-1).view(np.uint8).data).digest()
         key = (str(array.dtype), array.shape, digest)
         if key not in self._by_digest:
             self._by_digest[key] = self.nbytes

@@ -310,8 +310,8 @@ class Graph:
         for index, old in enumerate(self._outputs):
             _unlink(old, self, index)
         self._outputs = list(values)
-        for index, value in enumerate(self._outputs):
-            _link(value, self, index)
+        for index, new in enumerate(self._outputs):
+            _link(new, self, index)
         if names is not None:
             self.output_names = list(names)
         elif len(self.output_names) != len(self._outputs):

@@ -120,7 +120,8 @@ def _numpy_of(dtype: DType) -> np.dtype[Any]:
     if dtype is DType.BF16:
         import ml_dtypes
 
-        return np.dtype(ml_dtypes.bfloat16)
+        bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return bfloat16
     return np.dtype(_NUMPY_NAMES[dtype])
 
 
@@ -274,7 +275,7 @@ def _is_zero(expression: sympy.Expr) -> bool:
 
 def free_symbols(dims: Iterable[Dim]) -> set[sympy.Symbol]:
     """The symbols that occur in these dims."""
-    return {s for d in dims if not isinstance(d, int) for s in d.free_symbols}  # type: ignore[misc]
+    return {s for d in dims if not isinstance(d, int) for s in d.free_symbols}
 
 
 def substitute(dims: Sequence[Dim], binding: dict[Any, Dim]) -> Shape:

@@ -59,7 +59,8 @@ def compare(systems: Sequence[tuple[str, Callable[[], object]]], rounds: int = R
 
 def _warm_up(run: Callable[[], object]) -> int:
     """Runs for a while; returns how many calls make one measurement."""
-    end, times = time.perf_counter() + WARM_UP_SECONDS, []
+    end = time.perf_counter() + WARM_UP_SECONDS
+    times: list[float] = []
     while not times or time.perf_counter() < end:
         start = time.perf_counter()
         run()

@@ -39,7 +39,8 @@ def read_samples(path: str | Path, ports: Sequence[Port]) -> Iterator[Sample]:
 
 def _load(path: Path) -> Mapping[str, np.ndarray]:
     try:
-        return np.load(path, allow_pickle=False)
+        arrays: Mapping[str, np.ndarray] = np.load(path, allow_pickle=False)
+        return arrays
     except (OSError, ValueError) as error:
         raise CalibrationError(f"not an .npz file: {error}", node=str(path)) from error
 

@@ -48,7 +48,8 @@ def with_shapes(model: str | Path | bytes, shapes: Mapping[str, Sequence[int]]) 
     del proto.graph.value_info[:]
     for port in proto.graph.output:
         port.type.tensor_type.ClearField("shape")
-    return proto.SerializeToString()
+    content: bytes = proto.SerializeToString()
+    return content
 
 
 def openvino_runner(

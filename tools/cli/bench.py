@@ -93,6 +93,6 @@ def _measure(
         systems.append((name, lambda run=run: run(sample)))  # type: ignore[misc]
     result: dict[str, Any] = {"threads": threads, "systems": [asdict(t) for t in compare(systems, rounds)]}
     if profile:
-        steps = compiled.profile(**sample)
+        steps = compiled.profile(*sample.values())
         result["profile"] = [asdict(s) for s in sorted(steps, key=lambda s: -s.milliseconds)]
     return result

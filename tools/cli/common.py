@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -82,17 +83,20 @@ def table(rows: list[list[str]], header: list[str]) -> str:
     return "\n".join([line(header), "  ".join("-" * w for w in widths), *(line(r) for r in rows)])
 
 
-def guarded(run: Callable[[], Any]) -> int:
-    """Runs a command; returns the exit code. Errors of optc become one line on stderr, Ctrl-C becomes 130."""
-    try:
-        run()
-        return 0
-    except OptcError as error:
-        print(f"optc: error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("optc: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 0
+def guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with its failures as exit codes: an error of optc is one line on stderr, Ctrl-C is 130."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **options: Any) -> None:
+        try:
+            command(*args, **options)
+        except OptcError as error:
+            print(f"optc: error: {error}", file=sys.stderr)
+            raise SystemExit(error.exit_code) from None
+        except KeyboardInterrupt:
+            print("optc: interrupted", file=sys.stderr)
+            raise SystemExit(130) from None
+        except BrokenPipeError:
+            sys.stderr.close()
+
+    return run

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-import click
 import typer
 
 from . import bench, compile, inspect, prune, run, simplify, targets, verify
@@ -20,7 +19,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 for _module in (compile, run, bench, verify, inspect, simplify, prune, targets):
-    app.command(name=_module.__name__.rsplit(".", 1)[-1], help=_module.__doc__)(_module.command)
+    app.command(name=_module.__name__.rsplit(".", 1)[-1], help=_module.__doc__)(guarded(_module.command))
 
 COMMANDS = frozenset(c.name for c in app.registered_commands)
 LATER = {
@@ -44,36 +43,16 @@ def _options(version: bool = typer.Option(False, "--version", help="Print the ve
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns (and, as a console script, exits with) the exit code."""
     args = list(sys.argv[1:] if argv is None else argv)
-    if args and not args[0].startswith("-") and args[0] not in COMMANDS:
-        if args[0] in LATER:
-            print(f"optc: error: this version does not have {LATER[args[0]]} yet", file=sys.stderr)
-            return 4
+    if args and args[0] in LATER:
+        print(f"optc: error: this version does not have {LATER[args[0]]} yet", file=sys.stderr)
+        return 4
+    if args and args[0] not in COMMANDS and args[0] not in ("--help", "--version"):
         args.insert(0, "compile")
-    elif args and args[0].startswith("-") and args[0] not in ("--help", "--version"):
-        args.insert(0, "compile")
-
-    def run_app() -> None:
-        code = app(args=args, standalone_mode=False)
-        if isinstance(code, int) and code:
-            raise _Exit(code)
-
     try:
-        return guarded(run_app)
-    except _Exit as stop:
-        return stop.code
-    except click.exceptions.Exit as stop:
-        return stop.exit_code
-    except click.exceptions.Abort:
-        print("optc: interrupted", file=sys.stderr)
-        return 130
-    except click.ClickException as error:
-        error.show()
-        return 2
-
-
-class _Exit(Exception):
-    def __init__(self, code: int) -> None:
-        self.code = code
+        app(args=args)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 0
+    return 0
 
 
 if __name__ == "__main__":

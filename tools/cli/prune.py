@@ -22,10 +22,10 @@ def command(
     quiet: Quiet = False,
 ) -> None:
     from ...compiler.driver import import_source
-    from ...compiler.onnx.exporter import save_onnx
+    from ...compiler.onnx.exporter import save_model
     from ...passes.pruning import prune as apply
 
     graph = import_source(model, Options())
     report = apply(graph, prune)
-    save_onnx(graph, output)
+    save_model(graph, output)
     Printer(json, quiet).show("\n".join([*report.lines(), f"written to {output}"]), report.as_dict())

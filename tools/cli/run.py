@@ -6,7 +6,7 @@ Example: optc run model.optc --input x=x.npy --output y.npz
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -38,8 +38,9 @@ def command(
     results = model.run(random_sample(model.inputs, shapes) | given)
     if output is not None:
         with atomic_file(output) as file:
-            np.savez(file, **results)
-    lines, data = [], {}
+            np.savez(file, **results)  # type: ignore[arg-type]  # a keyword is an array's name
+    lines: list[str] = []
+    data: dict[str, dict[str, Any]] = {}
     for name, array in results.items():
         data[name] = {"dtype": str(array.dtype), "shape": list(array.shape)}
         line = f"{name}: {array.dtype}{list(array.shape)}"

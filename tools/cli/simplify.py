@@ -24,7 +24,7 @@ def command(
     quiet: Quiet = False,
 ) -> None:
     from ...compiler.driver import import_source
-    from ...compiler.onnx.exporter import save_onnx
+    from ...compiler.onnx.exporter import save_model
     from ...passes.pipelines import explain_rule as explain
     from ...passes.pipelines import simplify
 
@@ -36,7 +36,7 @@ def command(
         printer.show(text, {"rule": explain_rule, "explanation": text})
         return
     report = simplify(graph)
-    save_onnx(graph, output)
+    save_model(graph, output)
     rewrites = ", ".join(f"{name} {count}" for name, count in report.applied.most_common())
     facts = {"nodes_before": before, "nodes_after": len(graph), "rewrites": dict(report.applied), "output": str(output)}
     printer.show(f"{before} nodes -> {len(graph)}\n{rewrites}\nwritten to {output}", facts)
