@@ -45,9 +45,10 @@ class Weights:
         digest = hashlib.sha256(flat.reshape(-1).view(np.uint8).data).digest()
         key = (str(array.dtype), array.shape, digest)
         if key not in self._by_digest:
-            self._by_digest[key] = self.nbytes
+            offset = -(-self.nbytes // self.ALIGNMENT) * self.ALIGNMENT
+            self._by_digest[key] = offset
             self.arrays.append((f"{name}.{len(self.arrays)}", array))
-            self.nbytes += -(-array.nbytes // self.ALIGNMENT) * self.ALIGNMENT
+            self.nbytes = offset + array.nbytes
         self._by_id[id(array)] = self._by_digest[key]
         return self._by_digest[key]
 
