@@ -1,7 +1,7 @@
 /* LSTM, GRU and RNN in every form of ONNX. The work is in recurrent_core.h, compiled for float and double here; half
  * and bfloat16 tensors are widened to float. */
 #if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC optimize("O3")   /* the gate loops below are worth vectors, which -O2 leaves out */
+#pragma GCC optimize("O3,fp-contract=fast")   /* vectors for the gate loops and fused multiply-adds, which -O2 -std=c11 leave out */
 #endif
 #include "ops.h"
 
@@ -21,6 +21,7 @@ enum { TANH, SIGMOID, RELU, AFFINE, LEAKY_RELU, THRESHOLDED_RELU, SCALED_TANH, H
 #define VECTORS 4
 #endif
 #define ROWS 6
+#define UNROLL _Pragma("GCC unroll 16")   /* what is indexed by the loop then lives in registers */
 #define PARALLEL_WORK 500000   /* multiply-adds from which threads pay */
 
 static int64_t gates_of(int64_t kind) { return kind == LSTM ? 4 : kind == GRU ? 3 : 1; }

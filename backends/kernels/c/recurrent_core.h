@@ -29,9 +29,14 @@ typedef struct NAME(pass) {   /* one direction under way */
 static void NAME(pack)(const REAL* w, int64_t n, int64_t k, REAL* out) {
   for (int64_t first = 0; first < n; first += PANEL) {
     int64_t width = op_min(PANEL, n - first);
-    for (int64_t j = 0; j < k; j++, out += PANEL) {
-      for (int64_t i = 0; i < width; i++) out[i] = w[(first + i) * k + j];
-      for (int64_t i = width; i < PANEL; i++) out[i] = 0;
+    for (int64_t block = 0; block < k; block += LANES) {
+      int64_t depth = op_min(LANES, k - block);   /* a block of rows stays in the first-level cache */
+      if (width < PANEL) memset(out, 0, (size_t)(depth * PANEL) * sizeof(REAL));
+      for (int64_t i = 0; i < width; i++) {
+        const REAL* row = w + (first + i) * k + block;
+        for (int64_t j = 0; j < depth; j++) out[j * PANEL + i] = row[j];
+      }
+      out += depth * PANEL;
     }
   }
 }
@@ -40,16 +45,20 @@ static void NAME(pack)(const REAL* w, int64_t n, int64_t k, REAL* out) {
 static inline __attribute__((always_inline)) void NAME(tile)(const REAL* a, int64_t lda, const REAL* panel, int64_t k, REAL* out, int64_t ldo, const int rows, int64_t width) {
   VEC acc[ROWS][VECTORS];
   REAL edge[PANEL];
-  for (int i = 0; i < rows; i++) for (int v = 0; v < VECTORS; v++) acc[i][v] = (VEC){0};
+  UNROLL for (int i = 0; i < rows; i++) {
+    UNROLL for (int v = 0; v < VECTORS; v++) acc[i][v] = (VEC){0};
+  }
   for (int64_t j = 0; j < k; j++, panel += PANEL) {
     VEC b[VECTORS];
-    for (int v = 0; v < VECTORS; v++) b[v] = *(const VEC*)(panel + v * LANES);
-    for (int i = 0; i < rows; i++) for (int v = 0; v < VECTORS; v++) acc[i][v] += a[i * lda + j] * b[v];
+    UNROLL for (int v = 0; v < VECTORS; v++) b[v] = *(const VEC*)(panel + v * LANES);
+    UNROLL for (int i = 0; i < rows; i++) {
+      UNROLL for (int v = 0; v < VECTORS; v++) acc[i][v] += a[i * lda + j] * b[v];
+    }
   }
-  for (int i = 0; i < rows; i++) {
+  UNROLL for (int i = 0; i < rows; i++) {
     REAL* to = width == PANEL ? out + i * ldo : edge;
     if (to == edge) memcpy(edge, out + i * ldo, (size_t)width * sizeof(REAL));
-    for (int v = 0; v < VECTORS; v++) *(VEC*)(to + v * LANES) += acc[i][v];
+    UNROLL for (int v = 0; v < VECTORS; v++) *(VEC*)(to + v * LANES) += acc[i][v];
     if (to == edge) memcpy(out + i * ldo, edge, (size_t)width * sizeof(REAL));
   }
 }
@@ -66,10 +75,12 @@ static void NAME(multiply_packed)(const REAL* a, int64_t m, int64_t k, const REA
   }
 }
 
-static inline REAL NAME(sum)(VEC v) {
-  REAL total = 0;
-  for (int64_t i = 0; i < LANES; i++) total += v[i];
-  return total;
+/* Sum of the lanes, four at a time. */
+static inline __attribute__((always_inline)) REAL NAME(sum)(VEC v) {
+  REAL part[VECTOR_BYTES / sizeof(REAL)], four[4] = {0};
+  *(VEC*)part = v;
+  UNROLL for (int64_t i = 0; i < LANES; i++) four[i % 4] += part[i];
+  return (four[0] + four[1]) + (four[2] + four[3]);
 }
 
 /* out [m, n] += a [m, k] * w^T with w [n, k] as it is: for few rows, where packing would cost more than it saves. */
