@@ -170,11 +170,23 @@ def _upsample(call: Call) -> None:
 
 
 @until(11, "Resize")
-def _resize_10(call: Call) -> None:
-    call.inputs = [call.operand(0), None, call.operand(1)]
-    mode = call.attrs.get("mode", "nearest")
-    call.attrs["mode"] = "linear" if mode in ("linear", "bilinear") else mode
-    call.attrs |= {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+def _resize_10(call: Call) -> Sequence[Value] | None:
+    """Nearest took the next element when shrinking and the last one when growing (as ONNX Runtime does and onnx's
+    own test of opset 10 shows), for each axis; an op of today does one of the two."""
+    mode = call.attrs.pop("mode", "nearest")
+    x, scales = call.operand(0), call.operand(1)
+    asymmetric: dict[str, Attr] = {"coordinate_transformation_mode": "asymmetric"}
+    if mode in ("linear", "bilinear"):
+        return [call.emit("Resize", x, None, scales, mode="linear", **asymmetric)]
+    grows, shrinks = (scales.data is None or bool((compare(scales.data, 1)).any()) for compare in (np.greater, np.less))
+    one = call.graph.constant(np.float32(1), f"{call.loc}.const")
+    if shrinks:
+        by = call.emit("Min", scales, one) if grows else scales
+        x = call.emit("Resize", x, None, by, mode="nearest", nearest_mode="ceil", **asymmetric)
+    if grows or not shrinks:
+        by = call.emit("Max", scales, one) if shrinks else scales
+        x = call.emit("Resize", x, None, by, mode="nearest", nearest_mode="floor", **asymmetric)
+    return [x]
 
 
 @until(13, "Resize")
