@@ -8,7 +8,6 @@ float rounding could matter.
 from __future__ import annotations
 
 from collections.abc import Callable
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -44,11 +43,14 @@ def _exact(number: float | int | bool) -> Any:
         return number
     if number.is_integer():
         return int(number)
-    if not np.isfinite(number) or (fraction := Fraction(number)).denominator > _MAX_DENOMINATOR:
+    if not np.isfinite(number):
+        return None
+    numerator, denominator = number.as_integer_ratio()
+    if denominator > _MAX_DENOMINATOR:
         return None
     import sympy
 
-    return sympy.Rational(fraction.numerator, fraction.denominator)
+    return sympy.Rational(numerator, denominator)
 
 
 def as_array(elements: list[Any], shape: tuple[int, ...] | None = None) -> np.ndarray:
@@ -153,4 +155,4 @@ def truncate(a: Dim) -> Dim | None:
 def round_half_even(a: Dim) -> Dim | None:
     if isinstance(a, int) or a.is_integer:
         return a
-    return round(Fraction(int(a.p), int(a.q))) if a.is_Rational else None
+    return int(a.round()) if a.is_Rational else None

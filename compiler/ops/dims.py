@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
-from fractions import Fraction
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from ..types import Dim, as_dim, is_data_symbol
 
@@ -107,7 +108,7 @@ def scaled(dim: Dim, scale: float) -> Dim:
     For a symbolic dim the scale becomes the plain fraction it was meant to be (0.7 and not its float32 neighbour),
     which gives what the rounded product gives for every size that occurs.
     """
-    import numpy as np
+    from fractions import Fraction
 
     if isinstance(dim, int):
         return int(np.floor(np.float32(scale) * np.float32(dim)))
