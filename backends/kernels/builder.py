@@ -132,7 +132,10 @@ class KernelBuilder:
 
     @contextmanager
     def loop(self, extent: Dim, name: str = "i", parallel: bool = False) -> Iterator[Expr]:
-        """A loop over [0, extent); yields the index. An extent of one makes no loop unless it is parallel."""
+        """A loop over [0, extent); yields the index.
+
+        An extent of one makes no loop unless it is parallel; an extent of zero makes nothing.
+        """
         extent = known(extent)
         if extent == 1 and isinstance(extent, int) and not parallel:
             yield i64(0)
@@ -140,6 +143,9 @@ class KernelBuilder:
         var = tirx.Var(name, "int64")
         self._frames.append([])
         yield var
+        if isinstance(extent, int) and extent <= 0:
+            self._frames.pop()
+            return
         kind = tirx.ForKind.PARALLEL if parallel else tirx.ForKind.SERIAL
         self.emit_block(lambda body: tirx.For(var, i64(0), i64(extent), kind, body))
 
@@ -172,7 +178,9 @@ class KernelBuilder:
 
     def _pop(self) -> Any:
         statements = self._frames.pop()
-        return statements[0] if len(statements) == 1 else tirx.SeqStmt(statements or [tirx.Evaluate(0)])
+        if not statements:
+            return tirx.Evaluate(0)
+        return statements[0] if len(statements) == 1 else tirx.SeqStmt(statements)
 
     def let(self, value: Dim, name: str = "v") -> Dim:
         """Binds an expression to a name, so that it is computed once; numbers pass through."""
