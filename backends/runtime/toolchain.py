@@ -24,7 +24,6 @@ from .host import architecture, host_triple, runs_here
 
 RUNTIME_FOLDER = Path(__file__).parent / "c"
 RUNTIME_SOURCES = ("runtime.c", "planner.c", "pool.c", "features.c", "arrays.c")
-_RUNTIME_HEADERS = ("optc.h", "program.h", "context.h", "arrays.h")
 _BASE_FLAGS = ("-std=c11", "-O2", "-fPIC", "-fvisibility=hidden", "-Werror=implicit")
 # Only the public functions leave the library: kernels and TVM's slots of two loaded models can then never meet.
 _EXPORTS = "{ global: optc_*; local: *; };\n"
@@ -98,27 +97,28 @@ def _compile(compiler: Compiler, source: Path, flags: Sequence[str], out: Path) 
     compiler.run(*_BASE_FLAGS, *flags, f"-I{RUNTIME_FOLDER}", f"-I{source.parent}", "-c", source, "-o", out)
 
 
-def _runtime_objects(compiler: Compiler, scratch: Path) -> list[Path]:
-    """The runtime's object files for this compiler, from the cache if they are there."""
-    digest = hashlib.sha256(repr((compiler.command, compiler.version, _BASE_FLAGS)).encode())
-    for name in (*RUNTIME_SOURCES, *_RUNTIME_HEADERS):
-        digest.update((RUNTIME_FOLDER / name).read_bytes())
-    folder = cache_folder() / "runtime" / digest.hexdigest()[:24]
-    objects = [folder / name.replace(".c", ".o") for name in RUNTIME_SOURCES]
-    if all(path.is_file() for path in objects):
-        return objects
-    fresh = [scratch / f"runtime_{path.name}" for path in objects]
-    for name, path in zip(RUNTIME_SOURCES, fresh, strict=True):
-        _compile(compiler, RUNTIME_FOLDER / name, (), path)
+def _cached_object(compiler: Compiler, source: Path, flags: Sequence[str], scratch: Path) -> Path:
+    """The object file of a source that optc ships, from the cache if it is there.
+
+    Its name holds a hash of all that decides its content: compiler, flags, the source and every header beside it.
+    """
+    digest = hashlib.sha256(repr((compiler.command, compiler.version, _BASE_FLAGS, tuple(flags))).encode())
+    headers = {path for folder in (RUNTIME_FOLDER, source.parent) for path in folder.glob("*.h")}
+    for path in (source, *sorted(headers)):
+        digest.update(path.read_bytes())
+    cached = cache_folder() / "runtime" / f"{source.stem}-{digest.hexdigest()[:24]}.o"
+    if cached.is_file():
+        return cached
+    fresh = scratch / f"cached_{source.stem}.o"
+    _compile(compiler, source, flags, fresh)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for path, cached in zip(fresh, objects, strict=True):
-            partial = cached.with_suffix(f".{os.getpid()}.tmp")
-            shutil.copyfile(path, partial)
-            os.replace(partial, cached)
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        partial = cached.with_suffix(f".{os.getpid()}.tmp")
+        shutil.copyfile(fresh, partial)
+        os.replace(partial, cached)
     except OSError:
         return fresh  # a cache that cannot be written costs time, not the result
-    return objects
+    return cached
 
 
 def link(
@@ -141,14 +141,13 @@ def link(
         folder = Path(name)
         program = folder / "program.c"
         program.write_text(program_source, encoding="utf-8")
-        parts = []
-        for index, source in enumerate([program, *c_sources]):
-            parts.append(folder / f"source{index}.o")
-            _compile(compiler, Path(source), cflags, parts[-1])
+        parts = [folder / "program.o"]
+        _compile(compiler, program, cflags, parts[0])
         for index, code in enumerate(objects):
             parts.append(folder / f"kernels{index}.o")
             parts[-1].write_bytes(code)
-        parts += _runtime_objects(compiler, folder)
+        parts += [_cached_object(compiler, Path(source), cflags, folder) for source in c_sources]
+        parts += [_cached_object(compiler, RUNTIME_FOLDER / name, (), folder) for name in RUNTIME_SOURCES]
         exports = folder / "exports.map"
         exports.write_text(_EXPORTS, encoding="utf-8")
         flags = ["-shared", "-Wl,-Bsymbolic", "-Wl,-s", "-Wl,-z,defs", f"-Wl,--version-script={exports}"]
