@@ -1,0 +1,85 @@
+"""Which nodes have a hot template, and how a region around one becomes a kernel call.
+
+ADD A TEMPLATE: a function `(Anchor) -> Kernel | None` under `@template(op)` in a file of its family, listed in
+__init__.py. It returns None where this node's form has no template (the general ways serve it then).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ...compiler.ir import Node, Value
+from ..codegen import signature
+from ..kernels.dims import DimVars, dim_of
+from ..kernels.epilogue import NodeEpilogue
+from ..regions import Region
+from ..steps import Kernel, Param, Scratch
+from ..target import Target
+
+
+@dataclass
+class Anchor:
+    """A region with an anchor about to be built."""
+
+    region: Region
+    node: Node
+    target: Target
+    dims: DimVars
+
+    @property
+    def output(self) -> Value:
+        """What the kernel stores: the region's result."""
+        return self.region.last.outputs[0]
+
+    def shape(self, value: Value) -> list[Any]:
+        return [plain(d) for d in self.dims.shape(value.type.dims)]
+
+    def epilogue(self, bias: Value | None = None, scale: float = 1.0) -> Any:
+        """A scale, a bias along the last axis, and the rest of the region as the template's epilogue; None if empty."""
+        if bias is None and scale == 1.0 and len(self.region.nodes) == 1:
+            return None
+        return NodeEpilogue(self.region.nodes[1:], self.node.outputs[0], bias, self.dims, scale)
+
+    def kernel(self, func: Any, params: Sequence[Param], epilogue: Any, provenance: str) -> Kernel:
+        """The call: `params`, what the epilogue reads, the output, and scratch if the template asks for it."""
+        known = signature(func)
+        names = dict(zip(self.dims.vars, self.dims.symbols, strict=True))
+        full: list[Param] = [*params, *(epilogue.values if epilogue else ()), self.output]
+        if known.workspace is not None:
+            nbytes: Any = 4
+            for extent in known.workspace.shape:
+                nbytes = nbytes * dim_of(extent, names)
+            full.append(Scratch(nbytes))
+        symbols = [next(s for v, s in names.items() if v.same_as(dim)) for dim in known.dims]
+        return Kernel(self.region.name, func, full, [self.output], symbols, provenance)
+
+
+Template = Callable[[Anchor], "Kernel | None"]
+TEMPLATES: dict[str, Template] = {}
+FORMS: dict[str, Callable[[Node], bool]] = {}
+"""For templates that take an epilogue: whether they take a node of this form."""
+
+
+def template(*ops: str, form: Callable[[Node], bool] | None = None) -> Callable[[Template], Template]:
+    """Registers a template; `form` says that it takes an epilogue, and for which nodes."""
+
+    def add(function: Template) -> Template:
+        TEMPLATES.update(dict.fromkeys(ops, function))
+        if form is not None:
+            FORMS.update(dict.fromkeys(ops, form))
+        return function
+
+    return add
+
+
+def has_template(node: Node) -> bool:
+    """True if this node's form has a template with an epilogue, so that a region may form behind it."""
+    check = FORMS.get(node.op)
+    return check is not None and check(node)
+
+
+def plain(dim: Any) -> Any:
+    """Ints as Python ints: templates fold arithmetic over them."""
+    return int(dim) if hasattr(dim, "value") and isinstance(dim.value, int) else dim

@@ -1,0 +1,108 @@
+"""Convolutions and pools, channels last."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ...compiler.ir import Node
+from ...compiler.ops.base import attr_int, attr_ints, attr_str
+from ..kernels import conv, depthwise, pool
+from ..steps import Kernel
+from .base import Anchor, template
+
+
+def _conv_spec(anchor: Anchor) -> conv.ConvSpec:
+    node = anchor.node
+    x, w = node.operand(0), node.operand(1)
+    rank = x.type.rank - 2
+    shape = anchor.shape(x)
+    kernel = tuple(int(d) for d in w.type.static_shape[2:])
+    return conv.ConvSpec(
+        batch=shape[0],
+        spatial=tuple(shape[1:-1]),
+        c_in=int(shape[-1]),
+        c_out=w.type.static_shape[0],
+        kernel=kernel,
+        strides=attr_ints(node, "strides") or (1,) * rank,
+        pads=conv_pads(node, kernel),
+        dilations=attr_ints(node, "dilations") or (1,) * rank,
+        group=attr_int(node, "group", 1),
+    )
+
+
+def conv_pads(node: Node, kernel: Sequence[int]) -> tuple[int, ...]:
+    """Explicit pads [begins..., ends...] of an optc.Conv or pool; SAME needs static spatial dims."""
+    rank = len(kernel)
+    auto = attr_str(node, "auto_pad", "NOTSET")
+    if auto in ("NOTSET", ""):
+        return attr_ints(node, "pads") or (0,) * (2 * rank)
+    if auto == "VALID":
+        return (0,) * (2 * rank)
+    strides = attr_ints(node, "strides") or (1,) * rank
+    dilations = attr_ints(node, "dilations") or (1,) * rank
+    begins, ends = [], []
+    for size, taps, stride, dilation in zip(node.operand(0).type.dims[1:-1], kernel, strides, dilations, strict=True):
+        total = max(0, (-(-int(size) // stride) - 1) * stride + (taps - 1) * dilation + 1 - int(size))
+        small = total // 2
+        begins.append(total - small if auto == "SAME_LOWER" else small)
+        ends.append(small if auto == "SAME_LOWER" else total - small)
+    return (*begins, *ends)
+
+
+def _is_plain_conv(node: Node) -> bool:
+    x, w = node.operand(0), node.operand(1)
+    static = all(isinstance(d, int) for d in x.type.dims[1:-1])
+    same = attr_str(node, "auto_pad", "NOTSET").startswith("SAME")
+    return w.data is not None and isinstance(x.type.dims[-1], int) and (static or not same)
+
+
+@template("optc.Conv", form=_is_plain_conv)
+def _conv(anchor: Anchor) -> Kernel | None:
+    node = anchor.node
+    weights = node.operand(1).data
+    if weights is None:
+        return None
+    spec = _conv_spec(anchor)
+    epilogue = anchor.epilogue(node.input(2))
+    module: Any = depthwise if spec.depthwise else conv
+    plan = next(module.plans(spec, anchor.target))
+    packed = module.pack_weights(np.asarray(weights), spec, plan)
+    func = module.build(spec, plan, epilogue)
+    return anchor.kernel(func, [node.operand(0), packed], epilogue, f"{module.__name__.rsplit('.', 1)[-1]} {plan}")
+
+
+def _is_plain_pool(node: Node) -> bool:
+    """float32 with the indices not asked for; SAME padding needs static spatial dims."""
+    x = node.operand(0)
+    static = all(isinstance(d, int) for d in x.type.dims[1:-1])
+    same = attr_str(node, "auto_pad", "NOTSET").startswith("SAME")
+    return isinstance(x.type.dims[-1], int) and (static or not same)
+
+
+@template("optc.MaxPool", "optc.AveragePool", form=_is_plain_pool)
+def _pool(anchor: Anchor) -> Kernel | None:
+    node = anchor.node
+    x = node.operand(0)
+    kernel = attr_ints(node, "kernel_shape")
+    if kernel is None or not _is_plain_pool(node):
+        return None
+    shape, out = anchor.shape(x), anchor.shape(node.outputs[0])
+    ones = (1,) * len(kernel)
+    spec = pool.PoolSpec(
+        kind="max" if node.op == "optc.MaxPool" else "average",
+        batch=shape[0],
+        spatial=tuple(shape[1:-1]),
+        out=tuple(out[1:-1]),
+        channels=int(shape[-1]),
+        kernel=kernel,
+        strides=attr_ints(node, "strides") or ones,
+        pads=conv_pads(node, kernel),
+        dilations=attr_ints(node, "dilations") or ones,
+        count_include_pad=bool(attr_int(node, "count_include_pad", 0)),
+    )
+    epilogue = anchor.epilogue()
+    plan = next(pool.plans(spec, anchor.target))
+    return anchor.kernel(pool.build(spec, plan, epilogue), [x], epilogue, f"pool {plan}")
