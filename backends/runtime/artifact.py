@@ -24,6 +24,7 @@ import numpy as np
 
 from ...compiler.errors import ArtifactError
 from .host import host_features, host_triple, runs_here
+from .types import numpy_dtype
 
 FORMAT_VERSION = 1
 ABI_VERSION = 1
@@ -60,17 +61,9 @@ class Artifact:
         for entry in self.manifest["weights"]["tensors"]:
             if entry["name"] == name:
                 data = self.weights[entry["offset"] : entry["offset"] + entry["nbytes"]]
-                return np.frombuffer(data, numpy_dtype(entry["dtype"])).reshape(entry["shape"])
+                array: np.ndarray = np.ndarray(entry["shape"], numpy_dtype(entry["dtype"]), data)
+                return array
         raise KeyError(name)
-
-
-def numpy_dtype(name: str) -> np.dtype[Any]:
-    """numpy's dtype for a manifest's dtype name; bfloat16 needs ml_dtypes (ImportError)."""
-    if name == "bfloat16":
-        import ml_dtypes
-
-        return np.dtype(ml_dtypes.bfloat16)
-    return np.dtype(name)
 
 
 def weight_offsets(sizes: Iterable[int]) -> tuple[list[int], int]:
@@ -153,7 +146,7 @@ def _weight_chunks(weights: Weights, offsets: list[int]) -> Iterator[Any]:
     end = 0
     for (_, array), offset in zip(weights, offsets, strict=True):
         yield bytes(offset - end)
-        data = memoryview(_bytes_of(array))
+        data = _bytes_of(array).data
         for at in range(0, len(data), _CHUNK):
             yield data[at : at + _CHUNK]
         end = offset + len(data)
@@ -270,7 +263,7 @@ def _members(path: Path, mapping: memoryview) -> tuple[dict[str, memoryview], by
     """Each member's data, and the archive's comment."""
     members = {}
     try:
-        with zipfile.ZipFile(_View(mapping)) as archive:  # type: ignore[arg-type]
+        with zipfile.ZipFile(_View(mapping)) as archive:
             for info in archive.infolist():
                 header = struct.unpack("<4sHHHHHIIIHH", mapping[info.header_offset : info.header_offset + 30])
                 start = info.header_offset + 30 + header[9] + header[10]

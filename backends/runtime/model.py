@@ -8,18 +8,17 @@ import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...compiler.errors import ShapeError
-from .artifact import Artifact, atomic_file, numpy_dtype, read_artifact
+from .artifact import Artifact, atomic_file, read_artifact
 from .native import BAD_INPUT, MAX_ARRAYS, NOT_PLAIN, OUT_OF_MEMORY, STRUCT_IS_KNOWN, Context, FastCall, Library, Tensor
+from .types import NUMBERS, numpy_dtype
 
-_ONNX_NUMBERS = {
-    "float32": 1, "uint8": 2, "int8": 3, "uint16": 4, "int16": 5, "int32": 6, "int64": 7, "bool": 9, "float16": 10,
-    "float64": 11, "uint32": 12, "uint64": 13, "complex64": 14, "complex128": 15, "bfloat16": 16,
-}  # fmt: skip
+if TYPE_CHECKING:
+    from .hostcall import Engine
 
 
 @dataclass(frozen=True)
@@ -37,14 +36,7 @@ class Port:
     @property
     def number(self) -> int:
         """The dtype as ONNX numbers it."""
-        return _ONNX_NUMBERS[self.dtype]
-
-    def numpy(self) -> np.dtype[Any]:
-        """The dtype of arrays for this port: bfloat16 falls back to its bits, uint16, where ml_dtypes is missing."""
-        try:
-            return numpy_dtype(self.dtype)
-        except ImportError:
-            return np.dtype(np.uint16)
+        return NUMBERS[self.dtype]
 
     def __str__(self) -> str:
         return f"{self.dtype}[{', '.join(map(str, self.shape))}]"
@@ -72,9 +64,9 @@ class Model:
         self.outputs = [_port(entry) for entry in self.manifest["outputs"]]
         self._artifact, self._threads = artifact, threads or 0
         self._library = Library(artifact.code)
-        self._host_call = _host_call(artifact)
-        self._input_dtypes = [port.numpy() for port in self.inputs]
-        self._output_dtypes = [port.numpy() for port in self.outputs]
+        self._engine = _engine(artifact, self._threads)
+        self._input_dtypes = [numpy_dtype(port.dtype) for port in self.inputs]
+        self._output_dtypes = [numpy_dtype(port.dtype) for port in self.outputs]
         dtypes = self._input_dtypes + self._output_dtypes
         fast = STRUCT_IS_KNOWN and len(dtypes) <= MAX_ARRAYS
         self._fast = FastCall(self._library, dtypes) if fast else None
@@ -93,7 +85,7 @@ class Model:
         arrays that receive the results. Raises ShapeError if an input does not fit.
         """
         if kwargs or len(args) != len(self._names):
-            args = self._by_position(args, kwargs)
+            args = tuple(self._by_position(args, kwargs))
         results = self._execute(args, out)
         return results[0] if len(results) == 1 else tuple(results)
 
@@ -191,17 +183,18 @@ class Model:
 
     def _adopt(self, tensor: Tensor, dtype: np.dtype[Any]) -> np.ndarray:
         """An array over memory that the model allocated, which is freed with the array."""
-        shape, free, data = tensor.dims(), self._library.free, tensor.data
+        shape, data = tensor.dims(), tensor.data or 0
         size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         if size == 0:
-            free(data)
+            self._library.free(data)
             return np.empty(shape, dtype)
-        memory = (ctypes.c_char * size).from_address(data or 0)
+        memory = (ctypes.c_char * size).from_address(data)
         weakref.finalize(memory, _free, self._library, data).atexit = False
-        return np.frombuffer(memory, dtype).reshape(shape)
+        array: np.ndarray = np.ndarray(shape, dtype, memoryview(memory))
+        return array
 
     def _new_context(self) -> Context:
-        return Context(self._library, self._artifact.weights, self._threads, self._host_call)
+        return Context(self._library, self._artifact.weights, self._threads, self._engine)
 
     # --- facts ---
 
@@ -311,10 +304,10 @@ def _as_output(port: Port, dtype: np.dtype[Any], array: np.ndarray) -> np.ndarra
     return array
 
 
-def _host_call(artifact: Artifact) -> Any:
-    """The callback for nodes that run on ONNX Runtime; None for models without any."""
-    if not artifact.manifest.get("fallback"):
+def _engine(artifact: Artifact, threads: int) -> Engine | None:
+    """What runs the fallback nodes; None for models without any, which are most."""
+    if not any(name.startswith("fallback/") for name in artifact.extras):
         return None
-    from .fallback import host_call
+    from .hostcall import Engine
 
-    return host_call(artifact)
+    return Engine(artifact, threads)

@@ -8,12 +8,15 @@ import os
 import struct
 import sys
 import tempfile
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...compiler.errors import ArtifactError, OptcError, ShapeError
 from .artifact import ABI_VERSION, WrongHostError
+
+if TYPE_CHECKING:
+    from .hostcall import Engine
 
 MAX_RANK = 8
 MAX_ARRAYS = 32  # inputs and outputs that the fast path takes
@@ -33,7 +36,7 @@ class Tensor(ctypes.Structure):
 
     def fill(self, dtype: int, shape: tuple[int, ...], data: int | None) -> None:
         self.data, self.dtype, self.rank = data, dtype, len(shape)
-        self.shape[: len(shape)] = shape  # type: ignore[index]
+        self.shape[: len(shape)] = shape
 
     def dims(self) -> tuple[int, ...]:
         return tuple(self.shape[: self.rank])
@@ -213,10 +216,10 @@ class Context:
 
     handle: int | None = None
 
-    def __init__(self, library: Library, weights: memoryview, threads: int, host_call: Any = None) -> None:
+    def __init__(self, library: Library, weights: memoryview, threads: int, engine: Engine | None = None) -> None:
         self._weights = np.frombuffer(weights, np.uint8)  # keeps the mapping; gives its address though it is read-only
-        options = _Options(threads, host_call if host_call is not None else HostCall(), None)
-        self._host_call, self._destroy, self.library = host_call, library.destroy, library
+        options = _Options(threads, engine.call if engine else HostCall(), None)
+        self._engine, self._destroy, self.library = engine, library.destroy, library
         created = ctypes.c_void_p()
         address = self._weights.ctypes.data if len(weights) else None
         status = library.create(address, len(weights), ctypes.byref(options), ctypes.byref(created))
@@ -231,7 +234,10 @@ class Context:
     def check(self, status: int) -> None:
         """Raises the error of the last call if `status` says that it failed."""
         if status:
-            raise _error(status, self.library.error(self.handle))
+            error = _error(status, self.library.error(self.handle))
+            if self._engine and self._engine.error:
+                error.args = (f"{error}: {self._engine.error}",)
+            raise error
 
     def __del__(self) -> None:
         if self.handle is not None:
