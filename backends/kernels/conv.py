@@ -34,7 +34,7 @@ from .builder import (
     static,
 )
 from .matmul import MatmulPlan, MatmulSpec, guess
-from .tile import Output, RegisterTile, Rows, Run, row_tiles, tile_to_output
+from .tile import Output, Panels, RegisterTile, Rows, Run, row_tiles, tile_to_output
 
 
 @dataclass(frozen=True)
@@ -303,7 +303,8 @@ def _strip(
                 return [n, *[oz, oy + dy, ox + dx][3 - len(spec.spatial) :]]
 
             tile_to_output(
-                kb, RegisterTile(len(pixels), plan.tile.vectors, plan.tile.lanes), source, rows, run, w, b_base, number,
+                kb, RegisterTile(len(pixels), plan.tile.vectors, plan.tile.lanes), source, rows, run,
+                Panels(w, b_base, panel), number,
                 output, out_rows, index, first_column=group * each,
             )  # fmt: skip
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from tvm import tirx
 
 from ..target import Target
 from .builder import (
@@ -30,7 +31,7 @@ from .builder import (
     product,
     static,
 )
-from .tile import Output, RegisterTile, Rows, Run, row_tiles, tile_to_output, tiles
+from .tile import Output, Panels, RegisterTile, Rows, Run, row_tiles, tile_to_output, tiles
 
 GUESS = 128
 """What a dim is taken to be in estimates where it is known only at run time."""
@@ -92,7 +93,10 @@ def plans(spec: MatmulSpec, target: Target) -> Iterator[MatmulPlan]:
     spec = _flattened(spec, True)
     columns = static(spec.n) or 1 << 12
     macs = spec.macs
-    for tile in tiles(static(spec.m), columns, target)[:8]:
+    choices = tiles(static(spec.m), columns, target)
+    if not spec.constant_b:
+        choices = tuple(t for t in choices if _reads_in_place(spec, t)) or choices
+    for tile in choices[:8]:
         fit = max(1, target.l2 // 2 // (4 * guess(spec.k) * tile.rows))
         batch, row_tiles_ = guess(product(spec.batch)), -(-guess(spec.m) // tile.rows)
         panels = -(-guess(spec.n) // tile.panel)
@@ -142,6 +146,10 @@ def build(
         b = buffer("b", shape)
         params = [a, b, *extra, y]
         panels_of_b = kb.flat(b)
+    elif _reads_in_place(spec, plan.tile):
+        b = buffer("b", (*spec.batch_b, spec.k, spec.n))
+        params = [a, b, *extra, y]
+        panels_of_b = kb.flat(b)
     else:
         b = buffer("b", _operand(spec.batch_b, spec.n, spec.k, not spec.trans_b))
         workspace = buffer(WORKSPACE, (product(spec.batch_b), *shape))
@@ -167,19 +175,27 @@ def _flattened(spec: MatmulSpec, flat: bool) -> MatmulSpec:
     return spec
 
 
+def _reads_in_place(spec: MatmulSpec, tile: RegisterTile) -> bool:
+    """Whether a varying B needs no packing: whole panels lie in its rows."""
+    n = static(spec.n)
+    return not spec.constant_b and not spec.trans_b and n is not None and n % tile.panel == 0
+
+
 def _multiply(kb: KernelBuilder, spec: MatmulSpec, plan: MatmulPlan, a: Expr, b: Expr, output: Output) -> None:
     m, k = known(spec.m), known(spec.k)
     panels, _, panel = packed_shape(spec, plan)
     blocks = ceildiv(maximum(floordiv(m, plan.tile.rows), 1), plan.row_block // plan.tile.rows)
     batch = product(spec.batch)
     per_group = ceildiv(panels, plan.groups)
+    in_place = _reads_in_place(spec, plan.tile)
+    matrix, panel_size, pitch = (k * spec.n, panel, spec.n) if in_place else (panels * k * panel, k * panel, panel)
     with kb.loop(known(batch * blocks * plan.groups), "task", parallel=plan.parallel) as task:
         group = kb.let(floormod(task, plan.groups), "group")
         block = kb.let(floormod(floordiv(task, plan.groups), blocks), "block")
         outer = kb.let(floordiv(task, blocks * plan.groups), "outer")
         index = _unravel(kb, outer, spec.batch)
         a_base = kb.let(_ravel(index, spec.batch_a, spec.batch) * (m * k), "a_base")
-        b_base = kb.let(_ravel(index, spec.batch_b, spec.batch) * (panels * k * panel), "b_base")
+        b_base = kb.let(_ravel(index, spec.batch_b, spec.batch) * matrix, "b_base")
         mine = known(minimum(per_group, panels - group * per_group)) if plan.groups > 1 else panels
         with kb.loop(mine, "p") as p:
             number = kb.let(group * per_group + p, "panel")
@@ -189,8 +205,8 @@ def _multiply(kb: KernelBuilder, spec: MatmulSpec, plan: MatmulPlan, a: Expr, b:
                 rows = Rows(a_base + start * steps[0], [i * steps[0] for i in range(count)])
                 out_rows = [kb.let(outer * m + start, "out_row") + i for i in range(count)]
                 tile_to_output(
-                    kb, replace(plan.tile, rows=count), a, rows, Run((), k, steps[1]), b,
-                    b_base + number * (k * panel), number, output, out_rows,
+                    kb, replace(plan.tile, rows=count), a, rows, Run((), k, steps[1]),
+                    Panels(b, b_base + number * panel_size, pitch), number, output, out_rows,
                     lambda i: [out_rows[i]] if _is_flat(output) else [*index, start + i],
                 )  # fmt: skip
 
@@ -229,7 +245,19 @@ def _pack(kb: KernelBuilder, spec: MatmulSpec, plan: MatmulPlan, b: Expr, packed
         with kb.loop(k, "k") as row:
             to = kb.let((task * k + row) * panel, "to")
             if not spec.trans_b:
-                kb.copy(packed, to, b, (matrix * k + row) * n + first, width)
+                at = kb.let((matrix * k + row) * n + first, "at")
+                _copy_row(kb, packed, to, b, at, width, plan.tile)
             else:
                 with kb.loop(width, "j") as j:
                     kb.store(packed, to + j, kb.load(b, (matrix * n + first + j) * k + row))
+
+
+def _copy_row(kb: KernelBuilder, packed: Expr, to: Dim, b: Expr, at: Dim, width: Dim, tile: RegisterTile) -> None:
+    """Copies the `width` columns of a panel's row: by vectors where the panel is whole."""
+
+    def whole() -> None:
+        for j in range(0, tile.panel, tile.lanes):
+            kb.store(packed, to + j, kb.load(b, at + j, tile.lanes), tile.lanes)
+
+    full = width == tile.panel if isinstance(width, int) else tirx.EQ(width, i64(tile.panel))
+    kb.branch(full, whole, lambda: kb.copy(packed, to, b, at, width))

@@ -72,20 +72,25 @@ class Run:
     step: Dim = 1
 
 
+@dataclass(frozen=True)
+class Panels:
+    """A panel of B: its first element in a flat view, and the elements from one k to the next."""
+
+    view: Expr
+    base: Dim
+    pitch: Dim
+
+
 def register_tile(
     kb: KernelBuilder,
     tile: RegisterTile,
     a: Expr,
     rows: Rows,
     run: Run,
-    b: Expr,
-    b_base: Dim,
+    b: Panels,
     store: Callable[[int, int, Expr], None],
 ) -> None:
-    """Emits one tile with as many rows as `rows` has, then `store(row, vector, value)` for each accumulator.
-
-    `b_base` is the offset of the panel, packed as [k][panel].
-    """
+    """Emits one tile with as many rows as `rows` has, then `store(row, vector, value)` for each accumulator."""
     lanes, count = tile.lanes, len(rows.offsets)
     acc = kb.local(count * tile.panel)
 
@@ -97,7 +102,7 @@ def register_tile(
             kb.store(acc, at(i, j), splat(0.0, lanes), lanes)
 
     def step(a_at: Dim, k: Dim) -> None:
-        columns = [kb.load(b, b_base + (k * tile.panel + j * lanes), lanes) for j in range(tile.vectors)]
+        columns = [kb.load(b.view, b.base + (k * b.pitch + j * lanes), lanes) for j in range(tile.vectors)]
         for i, offset in enumerate(rows.offsets):
             element = splat(kb.load(a, a_at + offset), lanes)
             for j in range(tile.vectors):
@@ -162,8 +167,7 @@ def tile_to_output(
     a: Expr,
     rows: Rows,
     run: Run,
-    b: Expr,
-    b_base: Dim,
+    b: Panels,
     panel: Expr,
     output: Output,
     out_rows: Sequence[Dim],
@@ -178,7 +182,7 @@ def tile_to_output(
     columns = known(output.columns)
     panels = ceildiv(columns, tile.panel)
     sums: dict[tuple[int, int], Expr] = {}
-    register_tile(kb, tile, a, rows, run, b, b_base, lambda i, j, value: sums.__setitem__((i, j), value))
+    register_tile(kb, tile, a, rows, run, b, lambda i, j, value: sums.__setitem__((i, j), value))
 
     def put(i: int, column: Dim, value: Expr, count: int, lanes: int) -> None:
         at = out_rows[i] * output.pitch + column + first_column
