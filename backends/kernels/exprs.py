@@ -118,7 +118,11 @@ def maximum(a: Expr, b: Expr) -> Expr:
 
 
 def is_nan(value: Expr) -> Expr:
-    return tirx.NE(value, value)
+    """By the bits: TVM takes x != x for false."""
+    dtype = dtype_of(value)
+    word = bitcast(value, f"int{bits_of(dtype)}")
+    most, infinity = {16: (0x7FFF, 0x7C00), 32: (0x7FFFFFFF, 0x7F800000), 64: ((1 << 63) - 1, 0x7FF0 << 48)}[bits_of(dtype)]
+    return tirx.GT(tirx.bitwise_and(word, like(most, word)), like(infinity, word))
 
 
 def both(a: Expr, b: Expr) -> Expr:

@@ -233,7 +233,7 @@ class Nest:
         body = self._body(cells, [*outer, start + lane])
         for allocation in cells.allocations:
             kb.emit(allocation)
-        kb.emit(tirx.For(lane, i64(0), i64(lanes), tirx.ForKind.VECTORIZED, tirx.SeqStmt(body)))
+        kb.emit(tirx.For(lane, i64(0), i64(lanes), tirx.ForKind.VECTORIZED, sequence(body)))
 
     def emit_body(self, kb: KernelBuilder, positions: Sequence[Expr]) -> None:
         """The statements for one element at these positions."""
@@ -254,6 +254,11 @@ class Nest:
             access = self.access(store)
             out.append(tirx.BufferStore(access.buffer, store.value, [access.at(positions)]))
         return out
+
+
+def sequence(statements: Sequence[Any]) -> Any:
+    """One statement for several."""
+    return statements[0] if len(statements) == 1 else tirx.SeqStmt(list(statements))
 
 
 class Cells:
@@ -284,15 +289,13 @@ def _statements(step: Step, cells: Cells) -> list[Any]:
         return [tirx.Bind(step.name, tirx.BufferLoad(step.buffer, [step.offset]))]
     dtype = exprs.dtype_of(step.name)
     if isinstance(step, Bind):
-        if dtype == "bool":
-            return [tirx.Bind(step.name, step.value)]
         cell = cells.new(dtype)
         return [cells.put(cell, step.value), tirx.Bind(step.name, cells.get(cell))]
     cell = cells.new(dtype)
     sides = []
     for frame in (step.then, step.otherwise):
         inner = [s for item in frame.steps for s in _statements(item, cells)]
-        sides.append(tirx.SeqStmt([*inner, cells.put(cell, frame.result)]))
+        sides.append(sequence([*inner, cells.put(cell, frame.result)]))
     return [tirx.IfThenElse(step.condition, *sides), tirx.Bind(step.name, cells.get(cell))]
 
 

@@ -79,7 +79,8 @@ def mod(node: Node, args: Args) -> Expr:
 
 def _divisor_sign(rest: Expr, divisor: Expr) -> Expr:
     zero = like(0, rest)
-    differs = tirx.NE(tirx.LT(rest, zero), tirx.LT(divisor, zero))
+    positive = tirx.GT(divisor, like(0, divisor))
+    differs = select(positive, tirx.LT(rest, zero), tirx.GT(rest, zero))
     return select(tirx.And(tirx.NE(rest, zero), differs), rest + divisor, rest)
 
 
@@ -353,10 +354,14 @@ def bitwise_not(node: Node, args: Args) -> Expr:
 
 @pointwise("BitShift")
 def bit_shift(node: Node, args: Args) -> Expr:
-    """A shift by the type's width or more gives 0."""
+    """A shift by a negative count, or by the type's width or more, leaves the sign alone (0, or -1 to the right)."""
     x, count = _same_lanes(args)
     bits = exprs.bits_of(dtype_of(x))
-    safe = tirx.bitwise_and(count, like(bits - 1, count))
-    left = attr_str(node, "direction", "LEFT") == "LEFT"
-    shifted = tirx.shift_left(x, safe) if left else tirx.shift_right(x, safe)
-    return select(tirx.LT(count, like(bits, count)), shifted, like(0, x))
+    beyond = tirx.Or(tirx.LT(count, like(0, count)), tirx.GE(count, like(bits, count)))
+    if is_unsigned(dtype_of(x)):
+        beyond = tirx.GE(count, like(bits, count))
+    safe = select(beyond, like(bits - 1, count), count)
+    if attr_str(node, "direction", "LEFT") == "LEFT":
+        return select(beyond, like(0, x), tirx.shift_left(x, safe))
+    shifted = tirx.shift_right(x, safe)
+    return select(beyond, like(0, x), shifted) if is_unsigned(dtype_of(x)) else shifted

@@ -237,15 +237,18 @@ def depth_to_space(node: Node, inputs: Inputs) -> Elements:
 
 @defines("SpaceToDepth")
 def space_to_depth(node: Node, inputs: Inputs) -> Elements:
+    """The inverse of DepthToSpace, in both modes."""
     x, block = inputs[0], attr_int(node, "blocksize", 1)
+    crd = attr_str(node, "mode", "DCR") == "CRD"
 
     def element(index: Index) -> Expr:
         n, c, height, width = index
-        size = i64(block)
-        depth = x.shape[1]
-        part = tirx.floordiv(c, depth)
+        size, depth = i64(block), x.shape[1]
+        outer = size * size if crd else depth
+        part = tirx.floormod(c, outer) if crd else tirx.floordiv(c, outer)
+        channel = tirx.floordiv(c, outer) if crd else tirx.floormod(c, outer)
         by, bx = tirx.floordiv(part, size), tirx.floormod(part, size)
-        return x([n, tirx.floormod(c, depth), height * size + by, width * size + bx])
+        return x([n, channel, height * size + by, width * size + bx])
 
     return [element]
 
