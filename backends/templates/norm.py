@@ -1,0 +1,60 @@
+"""Softmax and normalisation of rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...compiler.ir import Node, Value
+from ...compiler.ops.base import attr_float, attr_int
+from ...compiler.types import DType
+from ..kernels import norm, softmax
+from ..kernels.builder import product
+from ..steps import Kernel, Param
+from .base import Anchor, template
+
+
+def _rows(anchor: Anchor, value: Value, axis: int) -> tuple[Any, Any]:
+    """(rows, columns) of a value seen as a matrix whose rows start at `axis`."""
+    shape = anchor.shape(value)
+    return product(shape[:axis]), product(shape[axis:])
+
+
+def _softmax_over_last(node: Node) -> bool:
+    x = node.operand(0)
+    return x.type.dtype is DType.F32 and x.type.rank > 0 and attr_int(node, "axis", -1) in (-1, x.type.rank - 1)
+
+
+@template("Softmax", "LogSoftmax")
+def _softmax(anchor: Anchor) -> Kernel | None:
+    node = anchor.node
+    if not _softmax_over_last(node):
+        return None
+    x = node.operand(0)
+    rows, columns = _rows(anchor, x, x.type.rank - 1)
+    spec = softmax.SoftmaxSpec(rows, columns, node.op == "LogSoftmax")
+    plan = next(softmax.plans(spec, anchor.target))
+    return anchor.kernel(softmax.build(spec, plan), [x], None, f"softmax {plan}")
+
+
+@template("LayerNormalization", "RMSNormalization")
+def _norm(anchor: Anchor) -> Kernel | None:
+    node = anchor.node
+    x = node.operand(0)
+    axis = attr_int(node, "axis", -1) % max(x.type.rank, 1)
+    dims = x.type.dims[axis:]
+    scale, bias = node.input(1), node.input(2)
+    whole = all(v is None or v.type.dims == dims for v in (scale, bias))
+    if x.type.dtype is not DType.F32 or not whole or any(v.uses for v in node.outputs[1:]):
+        return None
+    rows, columns = _rows(anchor, x, axis)
+    spec = norm.NormSpec(
+        kind="layer" if node.op == "LayerNormalization" else "rms",
+        rows=rows,
+        columns=columns,
+        epsilon=attr_float(node, "epsilon", 1e-5),
+        scale=scale is not None,
+        bias=bias is not None,
+    )
+    plan = next(norm.plans(spec, anchor.target))
+    params: list[Param] = [v for v in (x, scale, bias) if v is not None]
+    return anchor.kernel(norm.build(spec, plan), params, None, f"norm {plan}")
