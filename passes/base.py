@@ -190,9 +190,9 @@ def _failure(graph: Graph, remaining: Sequence[Pass], error: Exception) -> OptcE
     (folder / "pipeline.txt").write_text(pipeline_text(remaining) + "\n")
     saved = "pipeline.txt"
     try:
-        from ..compiler.onnx.exporter import save_onnx
+        from ..compiler.onnx.exporter import save_model
 
-        save_onnx(graph, folder / "model.onnx")
+        save_model(graph, folder / "model.onnx")
         saved = "model.onnx and pipeline.txt"
     except Exception as second:  # the graph may be what is broken; its text says more than nothing
         (folder / "model.txt").write_text(f"// not exportable: {second}\n{_text_of(graph)}\n")

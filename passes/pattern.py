@@ -11,7 +11,7 @@ match, unless the pattern says `shared=True`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import permutations
 from typing import Any as Anything
 from typing import Union
@@ -26,26 +26,28 @@ _Next = Callable[["State"], Iterator["State"]]
 
 @dataclass(frozen=True)
 class State:
-    """A partial match: captures by name, and the nodes matched so far with whether their values may stay."""
+    """A partial match: captures by name, the nodes matched so far, those of them that must vanish, operands matched."""
 
     captures: Captures = field(default_factory=dict)
     nodes: tuple[Node, ...] = ()
     inner: tuple[Node, ...] = ()
+    operands: int = 0
 
     def capture(self, name: str | None, what: Value | Node) -> State:
-        return self if name is None else State({**self.captures, name: what}, self.nodes, self.inner)
+        return self if name is None else replace(self, captures={**self.captures, name: what})
 
 
 @dataclass
 class Trace:
-    """The deepest failure of a match: how many nodes had matched, and why the next thing did not."""
+    """The deepest failure of a match: how many nodes (and operands) had matched, and why the next thing did not."""
 
-    depth: int = -1
+    depth: tuple[int, int] = (-1, 0)
     reason: str = "no node matches"
 
     def miss(self, state: State, reason: str) -> None:
-        if len(state.nodes) > self.depth:
-            self.depth, self.reason = len(state.nodes), reason
+        depth = len(state.nodes), state.operands
+        if depth > self.depth:
+            self.depth, self.reason = depth, reason
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Any:
         if isinstance(known, Node):  # the name of a node stands for its first output
             known = known.outputs[0]
         if known is None or known is value or (isinstance(known, Value) and _same_constant(known, value)):
-            yield state if known is not None else state.capture(self.name, value)
+            yield replace(state if known is not None else state.capture(self.name, value), operands=state.operands + 1)
         elif trace:
             trace.miss(state, f"{self.name} is both %{getattr(known, 'name', known)} and %{value.name}")
 
@@ -155,7 +157,7 @@ class Op:
                 trace.miss(state, f"{node.op} {node.name} has more than {len(self.operands)} operands")
             return
         inner = state.inner if root or self.shared else (*state.inner, node)
-        state = State(state.captures, (*state.nodes, node), inner).capture(self.name, node)
+        state = replace(state, nodes=(*state.nodes, node), inner=inner).capture(self.name, node)
         values = [node.input(i) for i in range(len(self.operands))]
         orders = permutations(values) if self.commutative else (values,)
         for order in orders:

@@ -54,6 +54,7 @@ SIMPLIFY: tuple[Pass, ...] = (
     FoldConstants(),
     InlineControl(),
     *_round(*_CLEAN),
+    InlineControl(),
     *_round(*_CLEAN, *_ARITHMETIC, *_FROM_PIECES),
     *_round(*_CLEAN, *_FOLDED_INTO_WEIGHTS),
     *_round(*_CLEAN, *_GEMM, *transposes.SINK_RULES),

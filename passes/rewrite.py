@@ -198,11 +198,10 @@ def _apply(rule: Rule, match: Match, binding: dict[object, Dim]) -> list[Node]:
         binding.update(symbol_binding(old.type, new.type))
         if new.producer is root:
             raise OptcError(f"rule {rule.name} reads the node it replaces", node=root.name)
-    near.update(n for v in root.inputs if v is not None and not v.is_constant for n in (*v.users, *_producer(v)))
-    for matched in match.nodes:
-        near.update(n for v in matched.inputs if v is not None for n in _producer(v))
+    near.update(n for v in root.inputs if v is not None and not v.is_constant for n in v.users)
+    fed_by = [n for matched in match.nodes for v in matched.inputs if v is not None for n in _producer(v)]
     graph.replace(root, values)
-    near.update(erase_dead(match.nodes))
+    near.update(fed_by, erase_dead([*match.nodes, *fed_by]))
     near.update(match.emitted)
     for value in values:
         near.update(value.users)
@@ -247,6 +246,9 @@ def erase_dead(nodes: Iterable[Node]) -> set[Node]:
 # --- why a rule did not apply ------------------------------------------------------------------------------------
 
 
+_WHOLE = 1000  # a whole match that `check` refused is nearer than any part of one
+
+
 @dataclass(frozen=True)
 class Explanation:
     """How near a rule came in a graph. `node` is None where no node has the root's op."""
@@ -268,7 +270,7 @@ def explain(rule: Rule, graph: Graph) -> Explanation:
     """Where the rule applies, or else its best near-miss: the match that failed in `check`, or went deepest."""
     roots = sorted({op for pattern in rule.patterns for op in pattern.ops})
     best = Explanation(rule.name, False, None, 0, f"the graph has no {' or '.join(roots)}")
-    best_score = -1.0
+    best_depth = (-1, 0)
     for node in graph.all_nodes():
         for pattern in rule.patterns:
             trace = Trace()
@@ -279,10 +281,10 @@ def explain(rule: Rule, graph: Graph) -> Explanation:
                 reason = rule.check(match)
                 if reason is None:
                     return Explanation(rule.name, True, node.name, len(state.nodes), "")
-                if best_score < 1000 + len(state.nodes):
-                    best_score = 1000 + len(state.nodes)
+                if best_depth < (_WHOLE + len(state.nodes), 0):
+                    best_depth = (_WHOLE + len(state.nodes), 0)
                     best = Explanation(rule.name, False, node.name, len(state.nodes), reason)
-            if trace.depth > best_score:
-                best_score = trace.depth
-                best = Explanation(rule.name, False, node.name, trace.depth, trace.reason)
+            if trace.depth > best_depth:
+                best_depth = trace.depth
+                best = Explanation(rule.name, False, node.name, trace.depth[0], trace.reason)
     return best

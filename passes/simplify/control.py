@@ -1,6 +1,8 @@
 """Control flow known at compile time.
 
-    If(constant) -> the branch taken       Loop(constant trip count n, condition always true) -> n copies of the body
+    If(constant)                                         -> the branch taken
+    c inside the branches of If(c)                       -> true and false
+    Loop(constant trip count n, condition always true)   -> n copies of the body
 """
 
 from __future__ import annotations
@@ -34,6 +36,8 @@ class InlineControl:
     def _inline(self, graph: Graph, ctx: PassContext, binding: dict[object, Dim]) -> bool:
         changed = False
         for node in graph.nodes:
+            if node.op == "If":
+                changed |= _imply(node, ctx)
             for sub in node.subgraphs.values():
                 changed |= self._inline(sub, ctx, binding)
             if node.op == "If":
@@ -77,6 +81,27 @@ class InlineControl:
         for old, new in zip(node.outputs[count:], stacked, strict=True):
             adopt_type(old, new, [] if new.producer is None else [new.producer])
         return [*states, *stacked]
+
+
+def _imply(node: Node, ctx: PassContext) -> bool:
+    """Makes the condition of an If a constant for those who read it inside the branches."""
+    condition = node.operand(0)
+    if condition.is_constant or condition.type.shape != ():
+        return False
+    readers = 0
+    for key, truth in (("then_branch", True), ("else_branch", False)):
+        branch = node.attrs[key]
+        assert isinstance(branch, Graph)
+        inside = set(branch.all_nodes())
+        uses = [u for u in condition.uses if u.user in inside]
+        if uses:
+            constant = branch.constant(np.array(truth))
+            for use in uses:
+                assert isinstance(use.user, Node)
+                branch.set_input(use.user, use.slot, constant)
+        readers += len(uses)
+    ctx.count("if-implied", readers)
+    return readers > 0
 
 
 def _goes_on(node: Node, body: Graph) -> bool:

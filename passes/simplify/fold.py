@@ -49,7 +49,9 @@ class FoldConstants:
                 continue
             value = node.outputs[0]
             content = value.content
-            if content is None or not value.type.is_static or not all(isinstance(x, int) for x in content.reshape(-1)):
+            if content is None or not value.type.is_static or value.type.dtype.is_float:
+                continue
+            if not all(isinstance(x, int) for x in content.reshape(-1)):
                 continue
             data = np.array(content.tolist(), value.type.dtype.numpy).reshape(value.type.static_shape)
             node.graph.replace_uses(value, node.graph.constant(data, value.name))
