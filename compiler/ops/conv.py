@@ -22,7 +22,7 @@ from .base import (
     register,
     shape_of,
 )  # fmt: skip
-from .windows import Window, checked_sizes
+from .windows import Window, clamped_sizes
 
 
 def conv_kernel(node: Node, weights: Shape) -> Shape:
@@ -56,7 +56,10 @@ def conv_shape(node: Node, x: Shape | None, weights: Shape | None) -> Shape | No
     if isinstance(filters, int) and filters % group:
         fail(node, "filters must be a multiple of group", expected=f"a multiple of {group}", found=filters)
     window = Window.of(node, conv_kernel(node, weights))
-    return (x[0], filters, *checked_sizes(node, window, x[2:]))
+    sizes = window.output_sizes(x[2:])
+    if any(isinstance(d, int) and d <= 0 and s != 0 for d, s in zip(sizes, x[2:], strict=True)):
+        fail(node, "the window is larger than the padded input", expected=list(window.extents), found=list(x[2:]))
+    return (x[0], filters, *clamped_sizes(sizes))
 
 
 @register
@@ -133,6 +136,8 @@ class ConvTranspose(Op):
                 continue
             pads = 0 if window.auto_pad == "VALID" else window.pads[axis] + window.pads[axis + rank]
             sizes.append(stride * (size - 1) + extra[axis] + window.extents[axis] - pads)
+        if any(isinstance(d, int) and d <= 0 and s != 0 for d, s in zip(sizes, spatial, strict=True)):
+            fail(node, "the pads leave no output", found=f"sizes {sizes} of {list(spatial)}")
         return tuple(sizes)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ..ir import Node
 from ..types import DType, Shape, TensorType, fresh_dim
 from .base import Op, attr_ints, check_rank, dtype_of, fail, family, ints, register
-from .windows import Window, checked_sizes
+from .windows import Window, clamped_sizes
 
 
 def pool_shape(node: Node) -> Shape | None:
@@ -19,7 +19,7 @@ def pool_shape(node: Node) -> Shape | None:
         return None
     if len(kernel) != len(shape) - 2:
         fail(node, "kernel_shape has the wrong length", expected=len(shape) - 2, found=list(kernel))
-    return (*shape[:2], *checked_sizes(node, Window.of(node, kernel), shape[2:]))
+    return (*shape[:2], *clamped_sizes(Window.of(node, kernel).output_sizes(shape[2:])))
 
 
 class Pool(Op):

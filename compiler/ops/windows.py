@@ -53,7 +53,7 @@ class Window:
         return tuple((k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True))
 
     def output_sizes(self, spatial: Shape) -> Shape:
-        """Number of window positions along each axis; may be zero or negative where the window does not fit."""
+        """Number of window positions along each axis; zero or negative where the window does not fit."""
         return tuple(self._size(axis, size) for axis, size in enumerate(spatial))
 
     def _size(self, axis: int, size: Dim) -> Dim:
@@ -62,7 +62,7 @@ class Window:
             return dims.ceil_div(size, stride)
         begin, end = (0, 0) if self.auto_pad == "VALID" else (self.pads[axis], self.pads[axis + len(self.kernel)])
         room = size + begin + end - extent
-        if not self.ceil_mode or self.auto_pad == "VALID":
+        if not self.ceil_mode:
             return dims.floor_div(room, stride) + 1
         # Rounded up, but a window that would start in the padding behind the input is dropped: there are
         # ceil((size + begin) / stride) starts before it.
@@ -84,9 +84,6 @@ class Window:
         return (*begins, *ends)
 
 
-def checked_sizes(node: Node, window: Window, spatial: Shape) -> Shape:
-    """window.output_sizes; raises ShapeError if the window is larger than the padded input."""
-    sizes = window.output_sizes(spatial)
-    if any(isinstance(d, int) and d <= 0 and s != 0 for d, s in zip(sizes, spatial, strict=True)):
-        fail(node, "the window is larger than the padded input", expected=list(window.extents), found=list(spatial))
-    return tuple(dims.larger(0, d) if isinstance(d, int) else d for d in sizes)
+def clamped_sizes(sizes: Shape) -> Shape:
+    """Sizes below 0 become 0: no position fits. (Symbolic ones are left alone; no such input makes sense.)"""
+    return tuple(max(0, d) if isinstance(d, int) else d for d in sizes)
