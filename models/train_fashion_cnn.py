@@ -160,11 +160,11 @@ def main() -> None:
     model = train(*data["train"], options.epochs)
     onnx.save(to_onnx(model.state_dict()), options.out / "fashion_cnn.onnx")
     print(f"test top-1 {accuracy(model, *data['t10k']):.4f}")
-    sample = slice(0, 64)
+    images, labels = data["t10k"]
     np.savez_compressed(
         options.out / "fashion_test_64.npz",
-        images=read_idx(options.folder / "t10k-images-idx3-ubyte.gz")[sample],
-        labels=read_idx(options.folder / "t10k-labels-idx1-ubyte.gz")[sample],
+        image=images[:64].numpy(),
+        labels=labels[:64].numpy().astype(np.uint8),
     )
 
 

@@ -11,6 +11,8 @@ import optc
 import pytest
 from optc.models import fashion, filetype, ocr, sentences, speech
 
+from .conftest import reachable
+
 
 def test_fashion_cnn_ships_small_with_its_batch_norms() -> None:
     path = optc.models.get("fashion-cnn").path()
@@ -77,3 +79,11 @@ def test_sung_vowels_are_loud_and_finite() -> None:
     audio = speech.vowels(np.random.default_rng(0), 0.5)
     assert len(audio) == 8000
     assert np.abs(audio).max() == pytest.approx(0.5)
+
+
+def test_the_shipped_images_are_the_first_of_the_test_split() -> None:
+    images, labels = fashion.shipped_sample()
+    with reachable():
+        grey, expected = fashion.load("test")
+    np.testing.assert_array_equal(images, fashion.normalise(grey[:64]))
+    np.testing.assert_array_equal(labels, expected[:64])
