@@ -13,6 +13,7 @@ from typing import Any
 from tvm import tirx
 
 from ...compiler.types import DType
+from .bindings import bound
 
 Expr = Any
 
@@ -105,16 +106,7 @@ def let(value: Expr, body: Callable[[Expr], Expr]) -> Expr:
     """`body(name)` where `name` stands for `value`, computed once."""
     if isinstance(value, (tirx.Var, tirx.IntImm, tirx.FloatImm)):
         return body(value)
-    name = tirx.Var("t", value.ty)
-    return tirx.Let(name, value, body(name))
-
-
-def minimum(a: Expr, b: Expr) -> Expr:
-    return tirx.min(a, b)
-
-
-def maximum(a: Expr, b: Expr) -> Expr:
-    return tirx.max(a, b)
+    return bound(lambda name, _: body(name), value)
 
 
 def is_nan(value: Expr) -> Expr:
@@ -125,16 +117,29 @@ def is_nan(value: Expr) -> Expr:
     return tirx.GT(tirx.bitwise_and(word, like(most, word)), like(infinity, word))
 
 
-def both(a: Expr, b: Expr) -> Expr:
-    return tirx.And(a, b)
+def round_even(value: Expr) -> Expr:
+    """To the nearest integer, ties to even: adding a number so large that no fraction fits does it."""
+    double = dtype_of(value) == "float64"
+    magic, most = (1.5 * 2.0**52, 2.0**51) if double else (1.5 * 2.0**23, 2.0**22)
+
+    def define(x: Expr) -> Expr:
+        size = tirx.abs(x)
+        near = size + like(magic, x) - like(magic, x)
+        near = select(tirx.LT(x, like(0.0, x)), like(-0.0, x) - near, near)
+        return select(tirx.LT(size, like(most, x)), near, x)
+
+    return let(value, define)
 
 
-def either(a: Expr, b: Expr) -> Expr:
-    return tirx.Or(a, b)
-
-
-def invert(a: Expr) -> Expr:
-    return tirx.Not(a)
+def libm(name: str, *args: Expr) -> Expr:
+    """A function of the C library, lane by lane."""
+    lanes = max(lanes_of(a) for a in args)
+    if lanes > 1:
+        wide = [widen(a, lanes) for a in args]
+        parts = [libm(name, *(tirx.Shuffle([w], [tirx.IntImm("int32", n)]) for w in wide)) for n in range(lanes)]
+        return tirx.Shuffle(parts, [tirx.IntImm("int32", n) for n in range(lanes)])
+    dtype = dtype_of(args[0])
+    return tirx.call_pure_extern(dtype, name if dtype == "float64" else f"{name}f", *args)
 
 
 # --- bfloat16 ----------------------------------------------------------------------------------------------------

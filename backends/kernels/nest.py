@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from tvm import sym, tirx
+import tvm_ffi
+from tvm import ir, sym, tirx
 
 from ..target import Target
 from . import exprs
@@ -200,7 +201,15 @@ class Nest:
     def vectorised(self) -> bool:
         """Whether the innermost axis is walked in vectors: every access contiguous or constant along it."""
         unit = all(isinstance(a.strides[-1], int) and a.strides[-1] in (0, 1) for a in self.accesses)
-        return unit and not self.axes[-1].used and not self.scope.conditional
+        return unit and not self.axes[-1].used and not self.scope.conditional and not self._calls_out()
+
+    def _calls_out(self) -> bool:
+        """Whether the body calls functions that take no vectors."""
+        calls: list[Any] = []
+        for step in self.scope.steps:
+            if isinstance(step, Bind):
+                tvm_ffi.structural_walk(step.value, (ir.Call, calls.append))
+        return any("extern" in getattr(call.op, "name", "") for call in calls)
 
     def _innermost(self, kb: KernelBuilder, outer: Sequence[Expr], start: Expr, count: Dim) -> None:
         """The innermost loop over [start, start + count)."""

@@ -136,7 +136,7 @@ class _Group:
         stores = []
         for number in numbers:
             value = self.outputs[number]
-            element = exprs.to_memory(scope.element(value, index), value.type.dtype)
+            element = scope.named(exprs.to_memory(scope.element(value, index), value.type.dtype))
             offset = scope.analyzer.simplify(linear(index, self.dims.shape(shape)))
             stores.append(Store(self.kb.flat(self.results[number]), offset, element))
         looped = [a for a in axes if not (isinstance(a.extent, int) and a.extent == 1)]

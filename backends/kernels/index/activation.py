@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -32,7 +33,7 @@ _function("Softplus", vmath.softplus)
 _function("Mish", vmath.mish)
 _function("HardSwish", vmath.hard_swish)
 for _name in ("sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh"):
-    _function(_name.capitalize(), getattr(tirx, _name))
+    _function(_name.capitalize(), functools.partial(exprs.libm, _name))
 
 
 @pointwise("Relu")

@@ -67,7 +67,7 @@ def mod(node: Node, args: Args) -> Expr:
     a, b = args
     fmod = attr_int(node, "fmod", 0)
     if is_float(dtype_of(a)):
-        rest = _fmod(a, b)
+        rest = exprs.libm("fmod", a, b)
         return rest if fmod else let(rest, lambda r: _divisor_sign(r, b))
 
     def integer(divisor: Expr) -> Expr:
@@ -82,22 +82,6 @@ def _divisor_sign(rest: Expr, divisor: Expr) -> Expr:
     positive = tirx.GT(divisor, like(0, divisor))
     differs = select(positive, tirx.LT(rest, zero), tirx.GT(rest, zero))
     return select(tirx.And(tirx.NE(rest, zero), differs), rest + divisor, rest)
-
-
-def _fmod(a: Expr, b: Expr) -> Expr:
-    """The C library's, which is exact."""
-    lanes = max(lanes_of(a), lanes_of(b))
-    if lanes > 1:
-        a, b = exprs.widen(a, lanes), exprs.widen(b, lanes)
-        parts = [_fmod(vlane(a, n), vlane(b, n)) for n in range(lanes)]
-        return tirx.Shuffle(parts, [tirx.IntImm("int32", n) for n in range(lanes)])
-    name = "fmod" if dtype_of(a) == "float64" else "fmodf"
-    return tirx.call_pure_extern(dtype_of(a), name, a, b)
-
-
-def vlane(vector: Expr, lane: int) -> Expr:
-    """One lane of a vector."""
-    return tirx.Shuffle([vector], [tirx.IntImm("int32", lane)])
 
 
 @pointwise("Pow")
@@ -116,7 +100,7 @@ def power(node: Node, args: Args) -> Expr:
     if not is_float(dtype) and not is_float(dtype_of(exponent)):
         return _int_power(base, exprs.cast_raw(exponent, dtype if exprs.bits_of(dtype) == 64 else "int64"))
     wide = "float64" if dtype == "float64" or not is_float(dtype) else "float32"
-    result = _libm2("pow", exprs.cast_raw(base, wide), exprs.cast_raw(exponent, wide))
+    result = exprs.libm("pow", exprs.cast_raw(base, wide), exprs.cast_raw(exponent, wide))
     return exprs.cast_raw(result, dtype)
 
 
@@ -160,17 +144,6 @@ def _reciprocal(base: Expr, exponent: Expr) -> Expr:
     odd = tirx.NE(tirx.bitwise_and(exponent, like(1, exponent)), like(0, exponent))
     unit = select(tirx.EQ(base, like(1, base)), like(1, base), like(0, base))
     return select(tirx.EQ(base, like(-1, base)), select(odd, base, like(1, base)), unit)
-
-
-def _libm2(name: str, a: Expr, b: Expr) -> Expr:
-    """A function of two arguments from the C library, lane by lane."""
-    lanes = max(lanes_of(a), lanes_of(b))
-    if lanes > 1:
-        a, b = exprs.widen(a, lanes), exprs.widen(b, lanes)
-        parts = [_libm2(name, vlane(a, n), vlane(b, n)) for n in range(lanes)]
-        return tirx.Shuffle(parts, [tirx.IntImm("int32", n) for n in range(lanes)])
-    dtype = dtype_of(a)
-    return tirx.call_pure_extern(dtype, name if dtype == "float64" else f"{name}f", a, b)
 
 
 @pointwise("Mean")
@@ -254,7 +227,7 @@ def ceil(node: Node, args: Args) -> Expr:
 
 @pointwise("Round")
 def round_half_even(node: Node, args: Args) -> Expr:
-    return tirx.nearbyint(args[0])
+    return exprs.round_even(args[0])
 
 
 @pointwise("Reciprocal")

@@ -67,7 +67,7 @@ def saturate(value: Expr, to: DType) -> Expr:
 
 def quantize(x: Expr, scale: Expr, zero_point: Expr | None, to: DType) -> Expr:
     """saturate(round(x / scale) + zero_point), ties to even."""
-    scaled = tirx.nearbyint(exprs.cast_raw(x, dtype_of(scale)) / scale)
+    scaled = exprs.round_even(exprs.cast_raw(x, dtype_of(scale)) / scale)
     if zero_point is not None:
         scaled = scaled + exprs.cast_raw(zero_point, dtype_of(scaled))
     return let(scaled, lambda v: saturate(v, to))
