@@ -36,7 +36,7 @@ class PassContext:
     """
 
     applied: Counter[str] = field(default_factory=Counter)
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     progress: Progress | None = None
     verify: bool = True
@@ -111,7 +111,9 @@ def _parse_options(cls: type[Any], text: str) -> dict[str, Any]:
         try:
             options[key] = _parse_value(default, value)
         except ValueError as error:
-            raise UsageError(f"option {key} of pass {cls.name}", expected=type(default).__name__, found=value) from error
+            raise UsageError(
+                f"option {key} of pass {cls.name}", expected=type(default).__name__, found=value
+            ) from error
     return options
 
 
@@ -150,7 +152,7 @@ def run_passes(graph: Graph, passes: Sequence[Pass], ctx: PassContext | None = N
                 _verify(graph)
         except Exception as error:
             raise _failure(before, passes[index:], error) from error
-        ctx.seconds[step.name] += time.perf_counter() - start
+        ctx.seconds[step.name] = ctx.seconds.get(step.name, 0.0) + time.perf_counter() - start
         if ctx.check_changed:
             _check_changed(step, before, graph, did)
         if keep and did:

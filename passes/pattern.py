@@ -168,7 +168,7 @@ class Op:
         return " or ".join(sorted(self.ops))
 
 
-Pattern = Union[str, None, Any, Const, Scalar, Or, Op]
+Pattern = Union[str, None, Any, Const, Scalar, Or, Op]  # noqa: UP007  (evaluated before all names are)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import ClassVar, TypeVar, cast
 import numpy as np
 
 from ..compiler.errors import OptcError, UsageError
-from ..compiler.ir import Attr, Graph, Loc, Node, Value
+from ..compiler.ir import Attr, Graph, Node, Value
 from ..compiler.types import Dim, DType, TensorType
 from .base import PassContext, register_pass
 from .facts import bind_symbols, symbol_binding
@@ -69,9 +69,7 @@ class Match:
         num_outputs: int = 1,
     ) -> Value:
         """A new node's first output."""
-        node = self.graph.emit(
-            op, inputs, attrs, types=types, num_outputs=num_outputs, before=self.root, loc=self._loc
-        )
+        node = self.graph.emit(op, inputs, attrs, types=types, num_outputs=num_outputs, before=self.root, loc=self._loc)
         self.emitted.append(node)
         return node.outputs[0]
 
@@ -212,7 +210,8 @@ def _apply(rule: Rule, match: Match, binding: dict[object, Dim]) -> list[Node]:
 
 def adopt_type(old: Value, new: Value, emitted: Iterable[Node]) -> None:
     """Gives a value just made the type known of the one it replaces: both are facts, but symbols in use must stay."""
-    if new.producer in emitted and new.type.dtype is old.type.dtype and old.type.shape is not None:
+    made = new.producer is not None and new.producer in emitted
+    if made and new.type.dtype is old.type.dtype and old.type.shape is not None:
         new.type = old.type
         if old.content is not None:
             new.content = old.content

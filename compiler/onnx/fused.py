@@ -1,7 +1,7 @@
 """What optc's fused float ops mean in ONNX nodes.
 
-    optc.MatMul(a, b; alpha)    = alpha * MatMul(a, b), operands transposed as flagged
-    optc.Attention(q, k, v, m)  = MatMul(Softmax(scale * MatMul(q, k^T) + m), v), layouts brought to BHSD and back
+optc.MatMul(a, b; alpha)    = alpha * MatMul(a, b), operands transposed as flagged
+optc.Attention(q, k, v, m)  = MatMul(Softmax(scale * MatMul(q, k^T) + m), v), layouts brought to BHSD and back
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _attention(graph: Graph, node: Node) -> Sequence[Value]:
     q, k, v = (_heads_first(node, emit, index) for index in range(3))
     heads, key_heads = attention_dims(node, 0)[1], attention_dims(node, 1)[1]
     if heads != key_heads:
-        k, v = (_repeat_heads(emit, x, int(heads) // int(key_heads)) for x in (k, v))  # type: ignore[arg-type]
+        k, v = (_repeat_heads(emit, x, int(heads) // int(key_heads)) for x in (k, v))
     scale = float(node.attrs["scale"])  # type: ignore[arg-type]
     scores = emit("MatMul", q, emit.swapped(k, 0, 1, 3, 2))
     if scale != 1.0:
@@ -83,7 +83,7 @@ def _repeat_heads(emit: _Emitter, x: Value, times: int) -> Value:
     """[B, H, S, D] to [B, H * times, S, D], each head `times` times in a row."""
     wide = emit("Concat", *[emit("Unsqueeze", x, emit.ints(2))] * times, axis=2)
     heads = x.type.dims[1]
-    return emit("Reshape", wide, emit.ints(0, int(heads) * times, -1, int(x.type.dims[3])))  # type: ignore[arg-type]
+    return emit("Reshape", wide, emit.ints(0, int(heads) * times, -1, int(x.type.dims[3])))
 
 
 def _causal(emit: _Emitter, scores: Value) -> Value:

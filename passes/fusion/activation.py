@@ -1,10 +1,10 @@
 """Activations from pieces.
 
-    clip(a x + b, 0, 1)         -> HardSigmoid(x; a, b)       clip(x + 3, 0, 6) / 6 is HardSigmoid(x; 1/6, 1/2)
-    x HardSigmoid(x; 1/6, 1/2)  -> HardSwish(x)               (Howard et al. 2019)
-    x sigmoid(a x)              -> Swish(x; a)                SiLU for a = 1, quick GELU for a = 1.702
-    x tanh(softplus(x))         -> Mish(x)                    (Misra 2019)
-    max(x, a x), 0 <= a <= 1    -> LeakyRelu(x; a)
+clip(a x + b, 0, 1)         -> HardSigmoid(x; a, b)       clip(x + 3, 0, 6) / 6 is HardSigmoid(x; 1/6, 1/2)
+x HardSigmoid(x; 1/6, 1/2)  -> HardSwish(x)               (Howard et al. 2019)
+x sigmoid(a x)              -> Swish(x; a)                SiLU for a = 1, quick GELU for a = 1.702
+x tanh(softplus(x))         -> Mish(x)                    (Misra 2019)
+max(x, a x), 0 <= a <= 1    -> LeakyRelu(x; a)
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ All is computed in float64 and rounded once.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from ...compiler.ir import Node, Value
 from ..pattern import Const, Op
 from ..rewrite import Match, Rule, register_rule
 
-_Array = np.ndarray
+_Array = Any  # np.ndarray of float64, whose arithmetic numpy types as Any
 _LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
@@ -161,7 +161,9 @@ class LinearAffine(Rule):
         c = self._constant(m)
         assert c is not None
         one, zero = np.ones_like(c), np.zeros_like(c)
-        scale, shift = {"Add": (one, c), "Sub": (one, -c), "Mul": (c, zero), "Div": (1 / np.where(c, c, 1), zero)}[m.root.op]
+        scale, shift = {"Add": (one, c), "Sub": (one, -c), "Mul": (c, zero), "Div": (1 / np.where(c, c, 1), zero)}[
+            m.root.op
+        ]
         return _refold(m, scale, shift)
 
     def _constant(self, m: Match) -> _Array | None:

@@ -1,8 +1,8 @@
 """GELU from pieces (Hendrycks and Gimpel 2016).
 
-    x/2 (1 + erf(x / sqrt 2))                             -> Gelu(x)
-    x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))         -> Gelu(x, approximate="tanh")
-    x sigmoid(1.702 x)                                    -> Swish(x, alpha=1.702)         (see swish.py)
+x/2 (1 + erf(x / sqrt 2))                             -> Gelu(x)
+x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))         -> Gelu(x, approximate="tanh")
+x sigmoid(1.702 x)                                    -> Swish(x, alpha=1.702)         (see swish.py)
 """
 
 from __future__ import annotations

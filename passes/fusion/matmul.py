@@ -1,10 +1,10 @@
 """Matrix products take biases, sums and transposes in.
 
-    X W + b            -> Gemm(X, W, b)              X of two dims
-    Gemm(A, B) + C     -> Gemm(A, B, C)              no bias yet
-    Gemm(A^T, B)       -> Gemm(A, B, transA)         likewise B
-    MatMul(A^T, B)     -> optc.MatMul(A, B, transA)  A, B of any rank; for a backend that reads transposed operands
-    c (A B)            -> optc.MatMul(A, B, alpha=c)
+X W + b            -> Gemm(X, W, b)              X of two dims
+Gemm(A, B) + C     -> Gemm(A, B, C)              no bias yet
+Gemm(A^T, B)       -> Gemm(A, B, transA)         likewise B
+MatMul(A^T, B)     -> optc.MatMul(A, B, transA)  A, B of any rank; for a backend that reads transposed operands
+c (A B)            -> optc.MatMul(A, B, alpha=c)
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ class _Norm(Rule):
 
     def rewrite(self, m: Match) -> Value:
         axis = self._axis(m)
-        weight = np.ones([int(d) for d in m["x"].type.dims[axis:]])  # type: ignore[arg-type]
+        weight = np.ones([int(d) for d in m["x"].type.dims[axis:]])
         inputs = [m["x"], m.constant(weight, dtype=m["x"].type.dtype)]
         attrs = {"axis": axis - m["x"].type.rank, "epsilon": m.number("epsilon")}
         return m.emit(self.op, inputs, attrs)  # type: ignore[arg-type]
@@ -120,7 +120,12 @@ class NormScale(Rule):
 
     name: ClassVar[str] = "norm-scale"
     patterns: ClassVar[tuple[Op, ...]] = (
-        Op("Mul", Op(("LayerNormalization", "RMSNormalization"), "x", Const("s"), name="norm"), Const("g"), commutative=True),
+        Op(
+            "Mul",
+            Op(("LayerNormalization", "RMSNormalization"), "x", Const("s"), name="norm"),
+            Const("g"),
+            commutative=True,
+        ),
     )
 
     def check(self, m: Match) -> str | None:

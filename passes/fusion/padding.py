@@ -1,8 +1,8 @@
 """A Pad goes into the convolution or pool behind it.
 
-    Conv(Pad(x, 0), pads=p)                -> Conv(x, pads=p+q)
-    MaxPool(Pad(x, -inf))                  -> MaxPool(x, pads=p+q)
-    AveragePool(Pad(x, 0), pads=0)         -> AveragePool(x, pads=q, count_include_pad=1)
+Conv(Pad(x, 0), pads=p)                -> Conv(x, pads=p+q)
+MaxPool(Pad(x, -inf))                  -> MaxPool(x, pads=p+q)
+AveragePool(Pad(x, 0), pads=0)         -> AveragePool(x, pads=q, count_include_pad=1)
 """
 
 from __future__ import annotations
@@ -50,9 +50,8 @@ class PadIntoWindow(Rule):
             return None if value <= np.finfo(np.float32).min else "a MaxPool pads with minus infinity"
         if value != 0:
             return "the value padded with is not zero"
-        if m.root.op == "AveragePool":
-            if any(self._own_pads(m)) or m.root.attrs.get("ceil_mode", 0):
-                return "the pool pads too, or rounds up"
+        if m.root.op == "AveragePool" and (any(self._own_pads(m)) or m.root.attrs.get("ceil_mode", 0)):
+            return "the pool pads too, or rounds up"
         return None
 
     def rewrite(self, m: Match) -> Value:

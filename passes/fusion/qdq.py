@@ -1,8 +1,8 @@
 """QuantizeLinear (Q) and DequantizeLinear (D) that undo each other, or stand on the wrong side of a view.
 
-    Q(D(x; s, z); s, z) -> x                    D(Q(D(x; s, z); s, z); s, z) -> D(x; s, z)
-    f(D(x))  -> D(f(x))                         f moves elements only, s and z per tensor
-    Q(f(x))  -> f(Q(x))                         likewise, so that f moves bytes, not floats
+Q(D(x; s, z); s, z) -> x                    D(Q(D(x; s, z); s, z); s, z) -> D(x; s, z)
+f(D(x))  -> D(f(x))                         f moves elements only, s and z per tensor
+Q(f(x))  -> f(Q(x))                         likewise, so that f moves bytes, not floats
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ...compiler.ir import Graph, Node, Value
+from ...compiler.ir import Graph, Node
 from ...compiler.types import TensorType
 from ..base import PassContext, register_pass
 from ..rewrite import erase_dead

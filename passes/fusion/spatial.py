@@ -1,9 +1,9 @@
 """Spatial ops from pieces.
 
-    ReduceMean(x; H, W), dims kept                                  -> GlobalAveragePool(x)
-    Reshape(Transpose(Reshape(x, [N,b,b,C,H,W]), [0,3,4,1,5,2]))    -> DepthToSpace(x; b, "DCR")
-    Reshape(Transpose(Reshape(x, [N,C,b,b,H,W]), [0,1,4,2,5,3]))    -> DepthToSpace(x; b, "CRD")
-    Reshape(Transpose(Reshape(x, [N,g,C/g,H,W]), [0,2,1,3,4]))      is a channel shuffle and stays as it is
+ReduceMean(x; H, W), dims kept                                  -> GlobalAveragePool(x)
+Reshape(Transpose(Reshape(x, [N,b,b,C,H,W]), [0,3,4,1,5,2]))    -> DepthToSpace(x; b, "DCR")
+Reshape(Transpose(Reshape(x, [N,C,b,b,H,W]), [0,1,4,2,5,3]))    -> DepthToSpace(x; b, "CRD")
+Reshape(Transpose(Reshape(x, [N,g,C/g,H,W]), [0,2,1,3,4]))      is a channel shuffle and stays as it is
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ class GlobalPool(Rule):
         return m.emit("GlobalAveragePool" if m.root.op == "ReduceMean" else "GlobalMaxPool", [m["x"]])
 
 
-_PERMS = {(0, 3, 4, 1, 5, 2): ("DCR", 1, 2, 3), (0, 1, 4, 2, 5, 3): ("CRD", 2, 3, 1)}
+_PERMS: dict[tuple[int, ...], tuple[str, int, int, int]] = {
+    (0, 3, 4, 1, 5, 2): ("DCR", 1, 2, 3),
+    (0, 1, 4, 2, 5, 3): ("CRD", 2, 3, 1),
+}
 """Permutation to (mode, the two axes of the block, the axis of channels)."""
 
 
@@ -49,7 +52,7 @@ class DepthToSpace(Rule):
 
     def check(self, m: Match) -> str | None:
         perm = perm_of(m.node("t"))
-        if perm not in _PERMS or m["x"].type.shape is None or m["x"].type.rank != 4:
+        if perm is None or perm not in _PERMS or m["x"].type.shape is None or m["x"].type.rank != 4:
             return "not the permutation of a depth to space"
         split, out = m.node("t").operand(0).type.shape, m.root.output.type.shape
         if split is None or out is None or len(out) != 4:
@@ -59,7 +62,13 @@ class DepthToSpace(Rule):
             return "the block is not square"
         n, _, h, w = m["x"].type.dims
         b = split[block]
-        ends: list[tuple[Dim, Dim]] = [(split[0], n), (split[4], h), (split[5], w), (out[0], n), (out[1], split[channels])]
+        ends: list[tuple[Dim, Dim]] = [
+            (split[0], n),
+            (split[4], h),
+            (split[5], w),
+            (out[0], n),
+            (out[1], split[channels]),
+        ]
         ends += [(out[2], h * b), (out[3], w * b)]
         return None if all(same_dim(*pair) for pair in ends) else "the dims are split or joined otherwise"
 
@@ -68,4 +77,4 @@ class DepthToSpace(Rule):
         assert perm is not None
         mode, block, _, _ = _PERMS[perm]
         size = m.node("t").operand(0).type.dims[block]
-        return m.emit("DepthToSpace", [m["x"]], {"blocksize": int(size), "mode": mode})  # type: ignore[arg-type]
+        return m.emit("DepthToSpace", [m["x"]], {"blocksize": int(size), "mode": mode})

@@ -109,7 +109,13 @@ class MergeClips(Rule):
 
     name: ClassVar[str] = "merge-clips"
     patterns: ClassVar[tuple[Op, ...]] = tuple(
-        Op(op, inner, *((Scalar(),) if op in ("Min", "Max") else ()), rest=op == "Clip", commutative=op in ("Min", "Max"))
+        Op(
+            op,
+            inner,
+            *((Scalar(),) if op in ("Min", "Max") else ()),
+            rest=op == "Clip",
+            commutative=op in ("Min", "Max"),
+        )
         for op in ("Clip", "Relu", "Min", "Max")
         for inner in _BOUNDED
     )
@@ -118,7 +124,9 @@ class MergeClips(Rule):
         if not is_float(m["x"]):
             return "not a float tensor"
         for node in (m.node("inner"), m.root):
-            if node.op == "Clip" and any(node.input(i) is not None and scalar_of(node.input(i)) is None for i in (1, 2)):
+            if node.op == "Clip" and any(
+                node.input(i) is not None and scalar_of(node.input(i)) is None for i in (1, 2)
+            ):
                 return f"a bound of {node.name} is not constant"
             if node.op in ("Min", "Max") and any(v is not None and v.is_constant and v.type.rank for v in node.inputs):
                 return f"the bound of {node.name} has dims"

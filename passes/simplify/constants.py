@@ -48,6 +48,8 @@ def _equal(a: np.ndarray, b: np.ndarray) -> bool:
     """Bytes compared, so that -0.0 is not 0.0 and a NaN is itself."""
     if a is b:
         return True
-    return bool(np.array_equal(np.ascontiguousarray(a).view(np.uint8), np.ascontiguousarray(b).view(np.uint8))) if (
-        a.ndim
-    ) else a.tobytes() == b.tobytes()
+    return (
+        bool(np.array_equal(np.ascontiguousarray(a).view(np.uint8), np.ascontiguousarray(b).view(np.uint8)))
+        if (a.ndim)
+        else a.tobytes() == b.tobytes()
+    )

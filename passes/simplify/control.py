@@ -1,8 +1,8 @@
 """Control flow known at compile time.
 
-    If(constant)                                         -> the branch taken
-    c inside the branches of If(c)                       -> true and false
-    Loop(constant trip count n, condition always true)   -> n copies of the body
+If(constant)                                         -> the branch taken
+c inside the branches of If(c)                       -> true and false
+Loop(constant trip count n, condition always true)   -> n copies of the body
 """
 
 from __future__ import annotations
@@ -68,7 +68,9 @@ class InlineControl:
         condition = graph.constant(np.array(True))
         for trip in range(int(trips)):
             mapping = {c: c for c in body.constants()}
-            mapping |= dict(zip(body.inputs, [graph.constant(np.array(trip, np.int64)), condition, *states], strict=True))
+            mapping |= dict(
+                zip(body.inputs, [graph.constant(np.array(trip, np.int64)), condition, *states], strict=True)
+            )
             results = splice(graph, body.clone(mapping), node)[1:]
             states = results[:count]
             for scan, value in zip(scans, results[count:], strict=True):

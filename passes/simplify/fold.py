@@ -91,7 +91,12 @@ class FoldConstants:
             return False
         given = sum(_nbytes(v) for v in inputs)
         if not all(v.type.is_static for v in node.outputs):
-            return given <= min(_UNSIZED_LIMIT, self.max_bytes) and node.op not in ("Expand", "Tile", "Range", "ConstantOfShape")
+            return given <= min(_UNSIZED_LIMIT, self.max_bytes) and node.op not in (
+                "Expand",
+                "Tile",
+                "Range",
+                "ConstantOfShape",
+            )
         return sum(v.type.nbytes for v in node.outputs) <= max(self.max_bytes, given)
 
 

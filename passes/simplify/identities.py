@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from ...compiler.ir import Node, Value
+from ...compiler.ops.base import attr_int
 from ..facts import broadcasts_into, known_ints, perm_of, same_shape, splat_of
 from ..pattern import Op
 from ..rewrite import Match, Rule, register_rule
@@ -170,7 +171,7 @@ class ConcatEmpty(Rule):
         return m.emit("Concat", self._kept(m), m.root.attrs)
 
     def _kept(self, m: Match) -> list[Value | None]:
-        axis = m.root.attrs["axis"]
+        axis = attr_int(m.root, "axis", 0)
         return [v for v in m.root.inputs if v is not None and not (v.type.shape and v.type.shape[axis] == 0)]
 
 
@@ -179,7 +180,9 @@ class SplitConcat(Rule):
     """Concat(Split(x)) -> x where all parts come back in order on the same axis."""
 
     name: ClassVar[str] = "split-concat"
-    patterns: ClassVar[tuple[Op, ...]] = (Op("Concat", Op("Split", "x", name="split", rest=True, shared=True), rest=True),)
+    patterns: ClassVar[tuple[Op, ...]] = (
+        Op("Concat", Op("Split", "x", name="split", rest=True, shared=True), rest=True),
+    )
 
     def check(self, m: Match) -> str | None:
         split, rank = m.node("split"), len(m["x"].type.shape or ())
@@ -206,5 +209,3 @@ class DoubleInverse(Rule):
 
     def rewrite(self, m: Match) -> Value:
         return m["x"] if m.root.op in self._INVERSES else m.node("first").output
-
-

@@ -70,7 +70,8 @@ class TransposeOfTranspose(Rule):
 
     def rewrite(self, m: Match) -> Value:
         inner, outer = perm_of(m.node("inner")), perm_of(m.root)
-        assert inner is not None and outer is not None
+        assert inner is not None
+        assert outer is not None
         return m.emit("Transpose", [m["x"]], {"perm": tuple(inner[p] for p in outer)})
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from helpers import assert_same, graph_of, random_inputs, run_reference
 from optc.compiler.ir import Graph
+from optc.compiler.text import equal
+from optc.compiler.verify import verify
 from optc.passes import base, pipelines
 from optc.passes.base import Pass, PassContext
 from optc.passes.rewrite import RULES, Rewrite, explain
-from optc.compiler.text import equal
-from optc.compiler.verify import verify
 
 TOLERANCE = 1e-5  # of the largest element, in float32
 Steps = str | Sequence[Pass]
@@ -39,7 +39,9 @@ def steps_of(steps: Steps) -> Sequence[Pass]:
     return (Rewrite(tuple(steps.split())),) if isinstance(steps, str) else steps
 
 
-def assert_close(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], tolerance: float = TOLERANCE) -> None:
+def assert_close(
+    found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], tolerance: float = TOLERANCE
+) -> None:
     assert list(found) == list(expected)
     for name, wanted in expected.items():
         got = found[name]

@@ -90,10 +90,13 @@ def test_rules_run_to_a_fixpoint_in_subgraphs_too() -> None:
       return %y
     }""")
     assert apply_rules(graph, [_NegNeg()])
-    assert_same(graph, """graph main(%x: f32[N], %c: bool[]) {
+    assert_same(
+        graph,
+        """graph main(%x: f32[N], %c: bool[]) {
       %y = If(%c) {then_branch=graph t() { return %x }, else_branch=graph e() { %f = Neg(%x) return %f }}
       return %y
-    }""")
+    }""",
+    )
 
 
 def test_rules_without_end_are_an_error() -> None:
@@ -111,10 +114,13 @@ def test_a_new_node_knows_where_it_came_from() -> None:
 
 
 def test_explain_names_the_nearest_miss() -> None:
-    miss = explain(RULES["gelu-erf"], graph_of("""graph main(%x: f32[N]) {
+    miss = explain(
+        RULES["gelu-erf"],
+        graph_of("""graph main(%x: f32[N]) {
       %r: f32[] = const 1.5  %one: f32[] = const 1  %h: f32[] = const 0.5
       %d = Div(%x, %r) %e = Erf(%d) %p = Add(%e, %one) %m = Mul(%x, %p) %y = Mul(%m, %h) return %y
-    }"""))
+    }"""),
+    )
     assert not miss.applies
     assert miss.matched >= 4
     assert "1.41421" in miss.reason

@@ -11,9 +11,7 @@ from optc.passes.fusion.expand import ExpandFused
 from optc.passes.fusion.siblings import MergeSiblings
 from optc.passes.rewrite import Rewrite
 
-RULES = (
-    "no-op transpose-of-transpose attention attention-scale attention-layout attention-output-layout grouped-query"
-)
+RULES = "no-op transpose-of-transpose attention attention-scale attention-layout attention-output-layout grouped-query"
 QKV = "%q: f32[B,S,3,4], %k: f32[B,T,3,4], %v: f32[B,T,3,4]"
 HEADS = """%c: f32[] = const 0.5 %low: f32[] = const -1e9
   %qt = Transpose(%q) {perm=[0,2,1,3]} %kt = Transpose(%k) {perm=[0,2,3,1]} %vt = Transpose(%v) {perm=[0,2,1,3]}"""
@@ -38,9 +36,7 @@ DIMS = {"B": 2, "S": 3, "T": 5}
     ],
     ids=["scaled scores", "scaled query", "additive mask", "mask of keys", "boolean mask"],
 )
-def test_attention(
-    assert_rewrites: Callable[..., object], mask: str, scores: str, operand: str, attrs: str
-) -> None:
+def test_attention(assert_rewrites: Callable[..., object], mask: str, scores: str, operand: str, attrs: str) -> None:
     before = f"graph main({QKV}{mask}) {{ {HEADS} {scores} {JOIN} }}"
     after = f"""graph main({QKV}{mask}) {{
       %y = optc.Attention(%q, %k, %v{operand}) {{scale=0.5, {LAYOUTS}{attrs}}} return %y }}"""
@@ -51,7 +47,7 @@ def test_attention_of_three_dims(assert_rewrites: Callable[..., object]) -> None
     before = """graph main(%q: f32[H,S,4], %k: f32[H,T,4], %v: f32[H,T,4]) { %t = Transpose(%k) {perm=[0,2,1]}
       %a = MatMul(%q, %t) %p = Softmax(%a) %y = MatMul(%p, %v) return %y }"""
     graph = assert_rewrites(
-        (Rewrite(("attention",)), ),
+        (Rewrite(("attention",)),),
         before,
         """graph main(%q: f32[H,S,4], %k: f32[H,T,4], %v: f32[H,T,4]) { %u = const [1] %t = Transpose(%k) {perm=[0,2,1]}
           %a = Unsqueeze(%q, %u) %b = Unsqueeze(%t, %u) %c = Unsqueeze(%v, %u) %d = Transpose(%b) {perm=[0,1,3,2]}
@@ -71,8 +67,12 @@ def test_scores_that_are_returned_are_no_attention(assert_keeps: Callable[..., N
 
 
 def test_a_transpose_of_other_dims_stays(assert_keeps: Callable[..., None]) -> None:
-    assert_keeps("attention-layout", """graph main(%q: f32[2,3,S,4], %k: f32[3,2,S,4], %v: f32[2,3,S,4]) {
-      %t = Transpose(%k) {perm=[1,0,2,3]} %y = optc.Attention(%q, %t, %v) {scale=1.0} return %y }""", "more than swap")
+    assert_keeps(
+        "attention-layout",
+        """graph main(%q: f32[2,3,S,4], %k: f32[3,2,S,4], %v: f32[2,3,S,4]) {
+      %t = Transpose(%k) {perm=[1,0,2,3]} %y = optc.Attention(%q, %t, %v) {scale=1.0} return %y }""",
+        "more than swap",
+    )
 
 
 REPEATED = """graph main(%q: f32[B,6,S,4], %k: f32[B,2,T,4], %v: f32[B,2,T,4]) {{
@@ -89,8 +89,12 @@ def test_grouped_queries(assert_rewrites: Callable[..., object]) -> None:
 
 
 def test_keys_repeated_for_other_values_are_no_grouped_queries(assert_keeps: Callable[..., None]) -> None:
-    assert_keeps("grouped-query", """graph main(%q: f32[B,6,S,4], %k: f32[B,6,T,4], %v: f32[B,6,T,4]) {
-      %y = optc.Attention(%q, %k, %v) {scale=0.5} return %y }""", "no output of Reshape")
+    assert_keeps(
+        "grouped-query",
+        """graph main(%q: f32[B,6,S,4], %k: f32[B,6,T,4], %v: f32[B,6,T,4]) {
+      %y = optc.Attention(%q, %k, %v) {scale=0.5} return %y }""",
+        "no output of Reshape",
+    )
 
 
 @pytest.mark.parametrize("causal", [0, 1])

@@ -48,10 +48,18 @@ def test_a_dynamic_normalized_dim_is_left(assert_keeps: Callable[..., None]) -> 
 
 
 def test_a_factor_per_row_is_no_weight(assert_keeps: Callable[..., None]) -> None:
-    assert_keeps("norm-scale", """graph main(%x: f32[N,2,6]) { %g: f32[6] = const 1 %c: f32[2,1] = const [[1],[2]]
-      %n = LayerNormalization(%x, %g) %y = Mul(%n, %c) return %y }""", "not of the normalized dims")
+    assert_keeps(
+        "norm-scale",
+        """graph main(%x: f32[N,2,6]) { %g: f32[6] = const 1 %c: f32[2,1] = const [[1],[2]]
+      %n = LayerNormalization(%x, %g) %y = Mul(%n, %c) return %y }""",
+        "not of the normalized dims",
+    )
 
 
 def test_a_bias_behind_a_norm_that_has_one_stays(assert_keeps: Callable[..., None]) -> None:
-    assert_keeps("norm-bias", """graph main(%x: f32[N,6]) { %g: f32[6] = const 1
-      %n = LayerNormalization(%x, %g, %g) %y = Add(%n, %g) return %y }""", "more than 2 operands")
+    assert_keeps(
+        "norm-bias",
+        """graph main(%x: f32[N,6]) { %g: f32[6] = const 1
+      %n = LayerNormalization(%x, %g, %g) %y = Add(%n, %g) return %y }""",
+        "more than 2 operands",
+    )

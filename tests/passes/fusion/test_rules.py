@@ -16,10 +16,12 @@ REWRITES = {
           %y = Gemm(%x, %w, %b) return %y }""",
     ),
     "linear-affine": (
-        """graph main(%x: f32[N,2,H,W]) { %w: f32[2,2,1,1] = const [[[[1]],[[2]]],[[[3]],[[4]]]] %b: f32[2] = const [1,-1]
+        """graph main(%x: f32[N,2,H,W]) { %w: f32[2,2,1,1] = const [[[[1]],[[2]]],[[[3]],[[4]]]]
+          %b: f32[2] = const [1,-1]
           %s: f32[2,1,1] = const [[[2]],[[3]]] %t: f32[1,2,1,1] = const [[[[5]],[[6]]]]
           %a = Conv(%x, %w, %b) %m = Mul(%s, %a) %y = Sub(%m, %t) return %y }""",
-        """graph main(%x: f32[N,2,H,W]) { %w: f32[2,2,1,1] = const [[[[2]],[[4]]],[[[9]],[[12]]]] %b: f32[2] = const [-3,-9]
+        """graph main(%x: f32[N,2,H,W]) { %w: f32[2,2,1,1] = const [[[[2]],[[4]]],[[[9]],[[12]]]]
+          %b: f32[2] = const [-3,-9]
           %y = Conv(%x, %w, %b) return %y }""",
     ),
     "scaled-input": (
@@ -43,8 +45,10 @@ REWRITES = {
         "graph main(%x: f32[N,3], %w: f32[3,4], %b: f32[4]) { %y = Gemm(%x, %w, %b) return %y }",
     ),
     "gemm-sum": (
-        "graph main(%x: f32[N,3], %w: f32[4,3], %b: f32[N,4]) { %a = Gemm(%x, %w) {transB=1, alpha=0.5} %y = Add(%a, %b) return %y }",
-        "graph main(%x: f32[N,3], %w: f32[4,3], %b: f32[N,4]) { %y = Gemm(%x, %w, %b) {transB=1, alpha=0.5} return %y }",
+        """graph main(%x: f32[N,3], %w: f32[4,3], %b: f32[N,4]) { %a = Gemm(%x, %w) {transB=1, alpha=0.5}
+          %y = Add(%a, %b) return %y }""",
+        """graph main(%x: f32[N,3], %w: f32[4,3], %b: f32[N,4]) { %y = Gemm(%x, %w, %b) {transB=1, alpha=0.5}
+          return %y }""",
     ),
     "gemm-transpose": (
         """graph main(%x: f32[3,N], %w: f32[4,3]) { %t = Transpose(%x) {perm=[1,0]} %u = Transpose(%w) {perm=[1,0]}
@@ -52,7 +56,8 @@ REWRITES = {
         "graph main(%x: f32[3,N], %w: f32[4,3]) { %y = Gemm(%x, %w) {transA=1, transB=1} return %y }",
     ),
     "matmul-transpose": (
-        "graph main(%x: f32[B,N,3], %w: f32[B,4,3]) { %t = Transpose(%w) {perm=[0,2,1]} %y = MatMul(%x, %t) return %y }",
+        """graph main(%x: f32[B,N,3], %w: f32[B,4,3]) { %t = Transpose(%w) {perm=[0,2,1]} %y = MatMul(%x, %t)
+          return %y }""",
         "graph main(%x: f32[B,N,3], %w: f32[B,4,3]) { %y = optc.MatMul(%x, %w) {transB=1} return %y }",
     ),
     "matmul-scale": (
@@ -69,7 +74,8 @@ REWRITES = {
         "graph main(%x: f32[N]) { %y = HardSwish(%x) return %y }",
     ),
     "swish": (
-        """graph main(%x: f32[N]) { %a: f32[] = const 1.5 %s = Mul(%a, %x) %h = Sigmoid(%s) %y = Mul(%x, %h) return %y }""",
+        """graph main(%x: f32[N]) { %a: f32[] = const 1.5 %s = Mul(%a, %x) %h = Sigmoid(%s) %y = Mul(%x, %h)
+          return %y }""",
         "graph main(%x: f32[N]) { %y = Swish(%x) {alpha=1.5} return %y }",
     ),
     "mish": (
@@ -87,7 +93,8 @@ REWRITES = {
     "double-qdq": (
         """graph main(%x: u8[N]) { %s: f32[] = const 0.5 %z: u8[] = const 3 %d = DequantizeLinear(%x, %s, %z)
           %q = QuantizeLinear(%d, %s, %z) %y = DequantizeLinear(%q, %s, %z) return %y }""",
-        "graph main(%x: u8[N]) { %s: f32[] = const 0.5 %z: u8[] = const 3 %y = DequantizeLinear(%x, %s, %z) return %y }",
+        """graph main(%x: u8[N]) { %s: f32[] = const 0.5 %z: u8[] = const 3 %y = DequantizeLinear(%x, %s, %z)
+          return %y }""",
     ),
     "sink-dequantize": (
         """graph main(%x: u8[A,B]) { %s: f32[] = const 0.5 %z: u8[] = const 3 %d = DequantizeLinear(%x, %s, %z)
@@ -144,15 +151,18 @@ KEPT = {
         "more than 2 operands",
     ),
     "matmul-transpose": (
-        "graph main(%x: f32[B,N,3], %w: f32[3,B,4]) { %t = Transpose(%w) {perm=[1,0,2]} %y = MatMul(%x, %t) return %y }",
+        """graph main(%x: f32[B,N,3], %w: f32[3,B,4]) { %t = Transpose(%w) {perm=[1,0,2]} %y = MatMul(%x, %t)
+          return %y }""",
         "last two dims",
     ),
     "matmul-scale": (
-        "graph main(%x: f32[N,3], %w: f32[3,4]) { %c: f32[4] = const 4 %a = MatMul(%x, %w) %y = Mul(%a, %c) return %y }",
+        """graph main(%x: f32[N,3], %w: f32[3,4]) { %c: f32[4] = const 4 %a = MatMul(%x, %w) %y = Mul(%a, %c)
+          return %y }""",
         "not the constant of one element",
     ),
     "softmax": (
-        """graph main(%x: f32[N,5]) { %a = const [-1] %b = const [0,1] %m = ReduceMax(%x, %a) %s = Sub(%x, %m) %e = Exp(%s)
+        """graph main(%x: f32[N,5]) { %a = const [-1] %b = const [0,1] %m = ReduceMax(%x, %a) %s = Sub(%x, %m)
+          %e = Exp(%s)
           %t = ReduceSum(%e, %b) %y = Div(%e, %t) return %y }""",
         "one and the same axis",
     ),
@@ -275,5 +285,9 @@ def test_depth_to_space(assert_rewrites: Callable[..., object], mode: str, split
 
 
 def test_a_channel_shuffle_is_no_depth_to_space(assert_keeps: Callable[..., None]) -> None:
-    assert_keeps("depth-to-space", """graph main(%x: f32[2,12,4,5]) { %s = const [2,3,4,4,5] %a = Reshape(%x, %s)
-      %t = Transpose(%a) {perm=[0,2,1,3,4]} %j = const [2,12,4,5] %y = Reshape(%t, %j) return %y }""", "permutation")
+    assert_keeps(
+        "depth-to-space",
+        """graph main(%x: f32[2,12,4,5]) { %s = const [2,3,4,4,5] %a = Reshape(%x, %s)
+      %t = Transpose(%a) {perm=[0,2,1,3,4]} %j = const [2,12,4,5] %y = Reshape(%t, %j) return %y }""",
+        "permutation",
+    )

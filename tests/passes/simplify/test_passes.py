@@ -22,7 +22,9 @@ Keeps = Callable[..., None]
 def test_a_chain_of_constants_folds(assert_rewrites: Rewrites) -> None:
     before = """graph main(%x: f32[N,2]) {
       %a: f32[2] = const [1,4] %b = Sqrt(%a) %c = Neg(%b) %y = Add(%x, %c) return %y }"""
-    assert_rewrites([FoldConstants()], before, "graph main(%x: f32[N,2]) { %c: f32[2] = const [-1,-2] %y = Add(%x, %c) return %y }")
+    assert_rewrites(
+        [FoldConstants()], before, "graph main(%x: f32[N,2]) { %c: f32[2] = const [-1,-2] %y = Add(%x, %c) return %y }"
+    )
 
 
 def test_a_shape_known_folds_without_its_tensor(assert_rewrites: Rewrites) -> None:
@@ -97,8 +99,12 @@ def test_equal_constants_become_one() -> None:
 def test_equal_nodes_become_one(assert_rewrites: Rewrites) -> None:
     before = """graph main(%x: f32[N,2]) {
       %a = Softmax(%x) {axis=1} %b = Softmax(%x) {axis=1} %y = Sub(%a, %b) return %y }"""
-    assert_rewrites([CommonSubexpressions()], before, """graph main(%x: f32[N,2]) {
-      %a = Softmax(%x) {axis=1} %y = Sub(%a, %a) return %y }""")
+    assert_rewrites(
+        [CommonSubexpressions()],
+        before,
+        """graph main(%x: f32[N,2]) {
+      %a = Softmax(%x) {axis=1} %y = Sub(%a, %a) return %y }""",
+    )
 
 
 def test_a_subgraph_reuses_what_stands_outside(assert_rewrites: Rewrites) -> None:
@@ -112,15 +118,21 @@ def test_a_subgraph_reuses_what_stands_outside(assert_rewrites: Rewrites) -> Non
 
 
 def test_branches_do_not_share_with_each_other(assert_keeps: Keeps) -> None:
-    assert_keeps([CommonSubexpressions()], """graph main(%x: f32[N], %c: bool[]) {
+    assert_keeps(
+        [CommonSubexpressions()],
+        """graph main(%x: f32[N], %c: bool[]) {
       %y = If(%c) {then_branch=graph t() { %a = Neg(%x) return %a }, else_branch=graph e() { %b = Neg(%x) return %b }}
-      return %y }""")
+      return %y }""",
+    )
 
 
 def test_random_nodes_and_other_attributes_are_not_equal(assert_keeps: Keeps) -> None:
-    assert_keeps([CommonSubexpressions()], """graph main(%x: f32[N,2]) {
+    assert_keeps(
+        [CommonSubexpressions()],
+        """graph main(%x: f32[N,2]) {
       %a: f32[2] = RandomNormal() {shape=[2]} %b: f32[2] = RandomNormal() {shape=[2]}
-      %c = Softmax(%x) {axis=1} %d = Softmax(%x) {axis=0} return %a, %b, %c, %d }""")
+      %c = Softmax(%x) {axis=1} %d = Softmax(%x) {axis=0} return %a, %b, %c, %d }""",
+    )
 
 
 def test_equal_nodes_of_unknown_dims_get_one_symbol() -> None:
@@ -134,7 +146,9 @@ def test_equal_nodes_of_unknown_dims_get_one_symbol() -> None:
 def test_dead_code_goes_and_optional_outputs_with_it(assert_rewrites: Rewrites) -> None:
     before = """graph main(%x: f32[N,3,4]) { %a = Neg(%x) %b = Abs(%a)
       %y, %i = MaxPool(%x) {kernel_shape=[2]} return %y }"""
-    assert_rewrites([DeadCode()], before, "graph main(%x: f32[N,3,4]) { %y = MaxPool(%x) {kernel_shape=[2]} return %y }")
+    assert_rewrites(
+        [DeadCode()], before, "graph main(%x: f32[N,3,4]) { %y = MaxPool(%x) {kernel_shape=[2]} return %y }"
+    )
 
 
 def test_unused_outputs_of_branches_go(assert_rewrites: Rewrites) -> None:
@@ -156,7 +170,8 @@ def test_an_if_of_constant_condition_is_inlined(assert_rewrites: Rewrites) -> No
 def test_a_condition_is_known_inside_its_branches(assert_rewrites: Rewrites) -> None:
     before = """graph main(%x: f32[N], %c: bool[]) {
       %y = If(%c) {then_branch=graph t() {
-          %i = If(%c) {then_branch=graph tt() { %a = Neg(%x) return %a }, else_branch=graph te() { %b = Abs(%x) return %b }}
+          %i = If(%c) {then_branch=graph tt() { %a = Neg(%x) return %a }, else_branch=graph te() { %b = Abs(%x)
+          return %b }}
           return %i
         }, else_branch=graph e() { %d = Exp(%x) return %d }} return %y }"""
     after = """graph main(%x: f32[N], %c: bool[]) {

@@ -38,7 +38,8 @@ def test_no_op(assert_rewrites: Callable[..., object], body: str) -> None:
 NOT_IDENTITIES = {
     "add 0 that widens": "%c: f32[4,6] = const 0 %y = Add(%c, %x)",
     "sub from 0": "%c: f32[] = const 0 %y = Sub(%c, %x)",
-    "slice backwards": "%b = const [-1] %e = const [-9999] %a = const [0] %s = const [-1] %y = Slice(%x, %b, %e, %a, %s)",
+    "slice backwards": """%b = const [-1] %e = const [-9999] %a = const [0] %s = const [-1]
+      %y = Slice(%x, %b, %e, %a, %s)""",
     "expand of a one": "%s = const [3,6] %y = Expand(%x, %s)",
     "transpose": "%y = Transpose(%x) {perm=[1,0]}",
     "pool with strides": "%u = const [0] %w = Unsqueeze(%x, %u) %y = MaxPool(%w) {kernel_shape=[1], strides=[2]}",
@@ -58,7 +59,8 @@ REWRITES = {
         "graph main(%x: f32[N,4], %e: f32[N,0], %z: f32[N,2]) { %y = Concat(%x, %z) {axis=1} return %y }",
     ),
     "split-concat": (
-        "graph main(%x: f32[N,4]) { %a, %b = Split(%x) {axis=1, num_outputs=2} %y = Concat(%a, %b) {axis=-1} return %y }",
+        """graph main(%x: f32[N,4]) { %a, %b = Split(%x) {axis=1, num_outputs=2} %y = Concat(%a, %b) {axis=-1}
+          return %y }""",
         "graph main(%x: f32[N,4]) { return %x as \"y\" }",
     ),
     "double-inverse": (
@@ -110,8 +112,10 @@ REWRITES = {
         "graph main(%x: f32[N]) { %c: f32[] = const 0.125 %y = Mul(%x, %c) return %y }",
     ),
     "divide-by-constant": (
-        "graph main(%x: f32[N]) { %c: f32[2] = const [5,-10] %a: f32[] = const 1 %y = Div(%a, %c) %z = Div(%x, %a) return %z }",
-        "graph main(%x: f32[N]) { %c: f32[2] = const [5,-10] %a: f32[] = const 1 %y = Div(%a, %c) %z = Mul(%x, %a) return %z }",
+        """graph main(%x: f32[N]) { %c: f32[2] = const [5,-10] %a: f32[] = const 1 %y = Div(%a, %c)
+          %z = Div(%x, %a) return %z }""",
+        """graph main(%x: f32[N]) { %c: f32[2] = const [5,-10] %a: f32[] = const 1 %y = Div(%a, %c)
+          %z = Mul(%x, %a) return %z }""",
     ),
     "max-as-relu": (
         "graph main(%x: f32[N]) { %c: f32[] = const 0 %y = Max(%c, %x) return %y }",
@@ -145,7 +149,8 @@ REWRITES = {
     "sink-transpose-concat": (
         """graph main(%x: f32[A,B], %z: f32[A,C]) { %t = Transpose(%x) {perm=[1,0]} %u = Transpose(%z) {perm=[1,0]}
           %y = Concat(%t, %u) {axis=0} return %y }""",
-        "graph main(%x: f32[A,B], %z: f32[A,C]) { %t = Concat(%x, %z) {axis=1} %y = Transpose(%t) {perm=[1,0]} return %y }",
+        """graph main(%x: f32[A,B], %z: f32[A,C]) { %t = Concat(%x, %z) {axis=1}
+          %y = Transpose(%t) {perm=[1,0]} return %y }""",
     ),
     "sink-transpose-split": (
         """graph main(%x: f32[A,4]) { %t = Transpose(%x) {perm=[1,0]} %y, %z = Split(%t) {axis=0, num_outputs=2}
@@ -176,15 +181,18 @@ def test_rewrite(assert_rewrites: Callable[..., object], rule: str) -> None:
 KEPT = {
     "concat-empty": ("graph main(%x: f32[N,4], %z: f32[N,M]) { %y = Concat(%x, %z) {axis=1} return %y }", "no operand"),
     "split-concat": (
-        "graph main(%x: f32[N,6]) { %a, %b, %c = Split(%x) {axis=1, num_outputs=3} %y = Concat(%a, %c, %b) {axis=1} return %y }",
+        """graph main(%x: f32[N,6]) { %a, %b, %c = Split(%x) {axis=1, num_outputs=3}
+          %y = Concat(%a, %c, %b) {axis=1} return %y }""",
         "not concatenated in order",
     ),
     "view-of-view": (
-        """graph main(%x: f32[A,B], %s: i64[3]) { %u = const [0] %a = Unsqueeze(%x, %u) %y = Reshape(%a, %s) return %y }""",
+        """graph main(%x: f32[A,B], %s: i64[3]) { %u = const [0] %a = Unsqueeze(%x, %u) %y = Reshape(%a, %s)
+          return %y }""",
         "only at run time",
     ),
     "static-reshape": ("graph main(%x: f32[N,8], %s: i64[3]) { %y = Reshape(%x, %s) return %y }", "only at run time"),
-    "transpose-of-transpose": ("graph main(%x: f32[A,B]) { %y = Transpose(%x) {perm=[1,0]} return %y }", "no output of"),
+    "transpose-of-transpose": ("""graph main(%x: f32[A,B]) { %y = Transpose(%x) {perm=[1,0]}
+      return %y }""", "no output of"),
     "transpose-as-reshape": ("graph main(%x: f32[A,2]) { %y = Transpose(%x) {perm=[1,0]} return %y }", "larger than 1"),
     "cast-of-cast": (
         "graph main(%x: f32[N]) { %a = Cast(%x) {to=i32} %y = Cast(%a) {to=f32} return %y }",
@@ -206,7 +214,8 @@ KEPT = {
         "no output of Add",
     ),
     "divide-exactly": ("graph main(%x: f32[N]) { %c: f32[] = const 3 %y = Div(%x, %c) return %y }", "power of two"),
-    "divide-by-constant": ("graph main(%x: f32[N]) { %c: f32[] = const 0 %y = Div(%x, %c) return %y }", "normal number"),
+    "divide-by-constant": ("""graph main(%x: f32[N]) { %c: f32[] = const 0 %y = Div(%x, %c)
+      return %y }""", "normal number"),
     "max-as-relu": ("graph main(%x: i32[N]) { %c: i32[] = const 0 %y = Max(%c, %x) return %y }", "not a float"),
     "merge-clips": (
         "graph main(%x: f32[N], %c: f32[]) { %a = Relu(%x) %y = Clip(%a, _, %c) return %y }",
@@ -217,7 +226,8 @@ KEPT = {
         "is an output of the graph",
     ),
     "sink-transpose-binary": (
-        """graph main(%x: f32[A,B,C], %z: f32[A,B,C]) { %t = Transpose(%x) {perm=[1,0,2]} %u = Transpose(%z) {perm=[0,2,1]}
+        """graph main(%x: f32[A,B,C], %z: f32[A,B,C]) { %t = Transpose(%x) {perm=[1,0,2]}
+          %u = Transpose(%z) {perm=[0,2,1]}
           %y = Add(%t, %u) return %y }""",
         "permutations differ",
     ),
@@ -226,7 +236,8 @@ KEPT = {
         "axes are unknown",
     ),
     "sink-transpose-concat": (
-        "graph main(%x: f32[A,B], %z: f32[C,A]) { %t = Transpose(%x) {perm=[1,0]} %y = Concat(%t, %z) {axis=0} return %y }",
+        """graph main(%x: f32[A,B], %z: f32[C,A]) { %t = Transpose(%x) {perm=[1,0]}
+          %y = Concat(%t, %z) {axis=0} return %y }""",
         "not transposed likewise",
     ),
     "sink-transpose-gather": (
