@@ -206,7 +206,12 @@ class Model:
 
     def summary(self) -> str:
         """What the compiler did and what to expect, as text."""
-        return str(self.manifest.get("summary", ""))
+        found = self.manifest.get("summary", "")
+        if isinstance(found, str):
+            return found
+        from ..summary import render
+
+        return render(found)
 
     def workspace_bytes(self, shapes: Mapping[str, Sequence[int]] | None = None) -> int:
         """Bytes of working memory that a call with inputs of these shapes plans; a static model needs no shapes.

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 from optc.backends.runtime.model import Port, load
@@ -44,10 +45,12 @@ def test_shapes_may_change_between_calls(artifact: Artifact) -> None:
 
 def test_zero_size_and_other_types(artifact: Artifact) -> None:
     assert load(artifact("chain"))(f32(0, 4), f32(0, 4)).shape == (0, 4)
-    c, d = load(artifact("types"))(np.float16([1, 2]), np.zeros((0, 3), bool))
+    half = np.array(0.5, ml_dtypes.bfloat16)
+    c, d, f = load(artifact("types"))(np.float16([1, 2]), np.zeros((0, 3), bool), half)
     assert c.dtype == np.float16
     assert c.tolist() == [1, 2]
     assert (d.dtype, d.shape) == (np.bool_, (0, 3))
+    assert (f.dtype, f.shape, float(f)) == (ml_dtypes.bfloat16, (), 0.5)
 
 
 def test_data_dependent_and_scalar_outputs(artifact: Artifact) -> None:

@@ -6,10 +6,13 @@ static const char* const dim_names[] = {"", ""};
 static const optc_port inputs[] = {{"x", OPTC_FLOAT32, 2, shape, dim_names}, {"y", OPTC_FLOAT32, 2, shape, dim_names}};
 static const optc_port outputs[] = {{"z", OPTC_FLOAT32, 2, shape, dim_names}};
 static const char* const step_names[] = {"add"};
+#ifndef ABI
+#define ABI OPTC_ABI_VERSION
+#endif
 #ifndef FEATURES
 #define FEATURES ""
 #endif
-static const optc_model_info info = {OPTC_ABI_VERSION, "add", 2, 1, inputs, outputs, 0, FEATURES, 1, step_names};
+static const optc_model_info info = {ABI, "add", 2, 1, inputs, outputs, 0, FEATURES, 1, step_names};
 
 static int32_t bind(optc_context* context, const optc_tensor* in, int64_t* symbols) {
   (void)context, (void)in, (void)symbols;
