@@ -41,9 +41,10 @@ def lower(graph: Graph, target: Target, fallback: Fallback | None = None) -> Low
 
 
 def _load_registries() -> None:
-    from .kernels import c_ops, index  # noqa: F401  (c_ops registers when imported)
+    from .kernels import builders, c_ops, index  # noqa: F401  (c_ops registers when imported)
 
     index.load_all()
+    builders.load_all()
 
 
 class _Lowering:
