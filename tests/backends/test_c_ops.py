@@ -196,3 +196,8 @@ def test_dropout_in_training_scales_what_it_keeps() -> None:
     y, mask = run_node("Dropout", [x, np.array(0.25, np.float32), np.array(True)], dtypes, seed=1.0)
     np.testing.assert_allclose(y, np.where(mask, 1 / 0.75, 0), rtol=1e-6)
     assert abs(mask.mean() - 0.75) < 0.03
+
+
+def test_a_seed_draws_numpys_numbers() -> None:
+    (drawn,) = run_node("RandomUniform", [], [DType.F64], shape=(1500,), seed=5.0)
+    np.testing.assert_array_equal(drawn, np.random.RandomState(5).uniform(size=1500))

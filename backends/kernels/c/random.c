@@ -1,33 +1,36 @@
-/* Random numbers: RandomNormal, RandomUniform, Bernoulli, Multinomial, Dropout in training. Generator: xoshiro256**. */
+/* Random numbers: RandomNormal, RandomUniform, Bernoulli, Multinomial, Dropout in training.
+ * The generator is numpy's of old, MT19937 (Matsumoto and Nishimura 1998), so that a seed means what it means there. */
 #include "ops.h"
 
-typedef struct generator { uint64_t s[4]; } generator;
-
-static uint64_t mix(uint64_t* state) {   /* splitmix64, to spread a seed */
-  uint64_t z = (*state += 0x9e3779b97f4a7c15u);
-  z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-  z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-  return z ^ z >> 31;
-}
+enum { WORDS = 624, SHIFT = 397 };
+typedef struct generator { uint32_t word[WORDS]; int next; } generator;
 
 /* The same numbers every run if `seeded`, else others each time. */
-static generator generator_new(int64_t seeded, double seed) {
-  static uint64_t calls;
-  uint64_t state;
-  memcpy(&state, &seed, sizeof state);
-  if (!seeded) state = (uint64_t)optc_now() ^ __atomic_add_fetch(&calls, 0x9e3779b97f4a7c15u, __ATOMIC_RELAXED);
-  generator g;
-  for (int i = 0; i < 4; i++) g.s[i] = mix(&state);
-  return g;
+static void start(generator* g, int64_t seeded, double seed) {
+  static uint32_t calls;
+  g->word[0] = seeded ? (uint32_t)(int64_t)seed : (uint32_t)optc_now() ^ __atomic_add_fetch(&calls, 0x9e3779b9u, __ATOMIC_RELAXED);
+  for (int i = 1; i < WORDS; i++) g->word[i] = 1812433253u * (g->word[i - 1] ^ g->word[i - 1] >> 30) + (uint32_t)i;
+  g->next = WORDS;
 }
 
-static uint64_t rotate(uint64_t x, int k) { return x << k | x >> (64 - k); }
+static uint32_t draw(generator* g) {
+  if (g->next == WORDS) {
+    for (int i = 0; i < WORDS; i++) {
+      uint32_t y = (g->word[i] & 0x80000000u) | (g->word[(i + 1) % WORDS] & 0x7fffffffu);
+      g->word[i] = g->word[(i + SHIFT) % WORDS] ^ y >> 1 ^ (y & 1 ? 0x9908b0dfu : 0);
+    }
+    g->next = 0;
+  }
+  uint32_t y = g->word[g->next++];
+  y ^= y >> 11;
+  y ^= y << 7 & 0x9d2c5680u;
+  y ^= y << 15 & 0xefc60000u;
+  return y ^ y >> 18;
+}
 
-static double uniform(generator* g) {   /* in [0, 1) */
-  uint64_t* s = g->s;
-  uint64_t result = rotate(s[1] * 5, 7) * 9, t = s[1] << 17;
-  s[2] ^= s[0], s[3] ^= s[1], s[1] ^= s[2], s[0] ^= s[3], s[2] ^= t, s[3] = rotate(s[3], 45);
-  return (double)(result >> 11) * 0x1p-53;
+static double uniform(generator* g) {   /* in [0, 1), of 53 bits */
+  uint32_t high = draw(g) >> 5, low = draw(g) >> 6;
+  return (high * 67108864.0 + low) / 9007199254740992.0;
 }
 
 static double normal(generator* g) {   /* Box-Muller */
@@ -41,7 +44,8 @@ int32_t optc_op_random(OP_ARGUMENTS) {
   OP_UNUSED;
   if (op_has(in, num_in, 0)) OP_TRY(op_output(ctx, "Random", &out[0], in[0].rank, in[0].shape));
   else OP_TRY(op_output(ctx, "Random", &out[0], (int32_t)ints[2], ints + 3));
-  generator g = generator_new(ints[0], floats[0]);
+  generator g;
+  start(&g, ints[0], floats[0]);
   int64_t count = op_count(&out[0]);
   for (int64_t i = 0; i < count; i++) op_put(&out[0], i, ints[1] ? floats[1] + floats[2] * normal(&g) : floats[1] + (floats[2] - floats[1]) * uniform(&g));
   return OPTC_OK;
@@ -51,7 +55,8 @@ int32_t optc_op_random(OP_ARGUMENTS) {
 int32_t optc_op_bernoulli(OP_ARGUMENTS) {
   OP_UNUSED;
   OP_TRY(op_output(ctx, "Bernoulli", &out[0], in[0].rank, in[0].shape));
-  generator g = generator_new(ints[0], floats[0]);
+  generator g;
+  start(&g, ints[0], floats[0]);
   int64_t count = op_count(&in[0]);
   for (int64_t i = 0; i < count; i++) op_put(&out[0], i, uniform(&g) < op_get(&in[0], i));
   return OPTC_OK;
@@ -63,7 +68,8 @@ int32_t optc_op_multinomial(OP_ARGUMENTS) {
   if (in[0].rank != 2 || in[0].shape[1] < 1) return op_fail(ctx, OPTC_RUNTIME, "Multinomial: needs log probabilities [N, C]");
   int64_t classes = in[0].shape[1], shape[2] = {in[0].shape[0], ints[1]};
   OP_TRY(op_output(ctx, "Multinomial", &out[0], 2, shape));
-  generator g = generator_new(ints[0], floats[0]);
+  generator g;
+  start(&g, ints[0], floats[0]);
   for (int64_t n = 0; n < shape[0]; n++) {
     double top = -INFINITY, sum = 0;
     for (int64_t c = 0; c < classes; c++) top = fmax(top, op_get(&in[0], n * classes + c));
@@ -85,7 +91,8 @@ int32_t optc_op_dropout(OP_ARGUMENTS) {
   double ratio = op_has(in, num_in, 1) ? op_get(&in[1], 0) : 0.5;
   int training = op_has(in, num_in, 2) && op_get(&in[2], 0) != 0;
   for (int32_t i = 0; i < num_out; i++) OP_TRY(op_output(ctx, "Dropout", &out[i], in[0].rank, in[0].shape));
-  generator g = generator_new(ints[0], floats[0]);
+  generator g;
+  start(&g, ints[0], floats[0]);
   int64_t count = op_count(&in[0]), item = op_itemsize(in[0].dtype);
   for (int64_t i = 0; i < count; i++) {
     int keep = !training || uniform(&g) >= ratio;
