@@ -215,7 +215,9 @@ class _Exporter:
 
     def output(self, value: Value, schema: Any) -> str:
         """The name of a result; none for an optional one nobody reads."""
-        if schema is not None and value.index > 0 and not value.uses and value.index < len(schema.outputs):
+        made = value.producer.outputs if value.producer is not None else ()
+        dead = not value.uses and any(v.uses for v in made)  # of a node nobody reads, all results are named
+        if schema is not None and dead and value.index < len(schema.outputs):
             option = schema.outputs[value.index].option
             if option == type(option).Optional:
                 return ""
