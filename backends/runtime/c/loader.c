@@ -30,6 +30,9 @@ static uint64_t number(const unsigned char* at, int bytes) {
   return value;
 }
 
+/* Whether [at, at + bytes) lies in a file of `size` bytes, whatever the numbers are. */
+static int inside(uint64_t at, uint64_t bytes, uint64_t size) { return at <= size && bytes <= size - at; }
+
 /* CRC-32 as zip has it (ISO 3309), eight bytes a step (Kounavis and Berry, "slicing by 8"). */
 static uint32_t crc32(const unsigned char* data, uint64_t bytes) {
   uint32_t table[8][256], crc = ~0u;
@@ -82,20 +85,20 @@ static int find_member(const optc_file* file, const char* name, member* found, c
   uint64_t count = number(end + 10, 2), at = number(end + 16, 4);
   if (at == 0xffffffffu && end - zip >= 20 && memcmp(end - 20, "PK\6\7", 4) == 0) {
     uint64_t record = number(end - 12, 8);
-    if (record + 56 <= size) at = number(zip + record + 48, 8);
+    if (inside(record, 56, size)) at = number(zip + record + 48, 8);
   }
   for (; count; count--) {
-    if (at + 46 > size || memcmp(zip + at, "PK\1\2", 4) != 0) break;
+    if (!inside(at, 46, size) || memcmp(zip + at, "PK\1\2", 4) != 0) break;
     const unsigned char* entry = zip + at;
     uint64_t bytes = number(entry + 24, 4), header = number(entry + 42, 4);
     uint64_t name_length = number(entry + 28, 2), extra = number(entry + 30, 2), comment = number(entry + 32, 2);
-    if (at + 46 + name_length + extra > size) break;
+    if (!inside(at, 46 + name_length + extra, size)) break;
     read_zip64(entry + 46 + name_length, extra, &bytes, &header);
     at += 46 + name_length + extra + comment;
     if (name_length != strlen(name) || memcmp(entry + 46, name, name_length) != 0) continue;
-    if (header > size - 30 || number(entry + 10, 2) != 0) break;
+    if (!inside(header, 30, size) || number(entry + 10, 2) != 0) break;
     uint64_t start = header + 30 + number(zip + header + 26, 2) + number(zip + header + 28, 2);
-    if (start > size || bytes > size - start) break;
+    if (!inside(start, bytes, size)) break;
     *found = (member){zip + start, bytes};
     if (crc32(found->data, bytes) != number(entry + 16, 4))
       return fail(message, capacity, "the file is damaged: %s has another checksum than stated", name);
