@@ -73,7 +73,8 @@ class JitKernel:
         buffer = self._signature.workspace
         size = math.prod(evaluate(e, dims) for e in buffer.shape)  # type: ignore[union-attr]
         if self._workspace is None or self._workspace.size < size:
-            self._workspace = np.full(size, np.nan, "float32")
+            raw = np.full(size + 16, np.nan, "float32")
+            self._workspace = raw[-raw.ctypes.data % 64 // 4 :]
         return self._workspace
 
 

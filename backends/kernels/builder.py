@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import tvm_ffi
 from tvm import tirx
-from tvm.ir import PointerType, PrimType
+from tvm.ir import Call, PointerType, PrimType
 
 Expr = Any
 """A TIR expression; offsets and dims are int64."""
@@ -226,6 +226,11 @@ class KernelBuilder:
         """Sets `count` elements of a flat view to zero bytes."""
         size = i64(count) * itemsize(str(target.dtype))
         self._memory("memset", address(target, at), tirx.IntImm("int32", 0), size)
+
+    def prefetch(self, source: Any, offset: Dim, locality: int = 3) -> None:
+        """Asks for the cache line of an element, which may lie beyond the view; 3: into all caches, 2: L2 and up."""
+        access = address(source, offset)
+        self.emit(tirx.Evaluate(Call("tirx.prefetch", [access, 0, locality, 1], ret_ty="void")))
 
     def _memory(self, function: str, *args: Expr) -> None:
         self.emit(tirx.Evaluate(tirx.call_extern(PointerType(PrimType("void")), function, *args)))

@@ -34,7 +34,7 @@ from .builder import (
     static,
 )
 from .matmul import MatmulPlan, MatmulSpec, guess
-from .tile import Output, Panels, RegisterTile, Rows, Run, row_tiles, tile_to_output
+from .tile import Output, Panels, RegisterTile, Rows, Run, is_far, row_tiles, steps_ahead, tile_to_output
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,8 @@ class ConvSpec:
 @dataclass(frozen=True)
 class ConvPlan:
     """Register tile of `height` x `width` output pixels; `strip` output rows (a multiple of `height`) are a task's
-    share; `groups` parts of the panels are separate tasks; `workers` tasks at a time have scratch memory."""
+    share; `groups` parts of the panels are separate tasks; `workers` tasks at a time have scratch memory;
+    panels are fetched `ahead` steps of k before their use (0: not)."""
 
     tile: RegisterTile
     height: int
@@ -97,6 +98,7 @@ class ConvPlan:
     strip: int
     groups: int
     workers: int
+    ahead: int = 0
 
 
 def plans(spec: ConvSpec, target: Target) -> Iterator[ConvPlan | MatmulPlan]:
@@ -122,7 +124,7 @@ def plans(spec: ConvSpec, target: Target) -> Iterator[ConvPlan | MatmulPlan]:
             else:
                 strips = -(-strips // workers) * workers
         strip = max(th, -(-height // strips // th) * th)
-        yield ConvPlan(tile, th, tw, strip, groups, workers)
+        yield ConvPlan(tile, th, tw, strip, groups, workers, steps_ahead(tile, weights, target))
 
 
 def pack_weights(array: np.ndarray, spec: ConvSpec, plan: ConvPlan | MatmulPlan) -> np.ndarray:
@@ -234,6 +236,7 @@ def _pixel_tiles(spec: ConvSpec, g: _Geometry, target: Target) -> list[tuple[Reg
     found: dict[tuple[RegisterTile, int, int], float] = {}
     for vectors in range(1, min(6, -(-columns // target.lanes)) + 1):
         panels = -(-columns // (vectors * target.lanes))
+        far = is_far(vectors * target.lanes, spec.c_in // spec.group * int(product(g.kernel)), target)
         for most in range(1, min(16, width) + 1):
             tw = -(-width // -(-width // most)) if out_w else most
             heights = range(1, 1 + min(14 // tw, out_h or 4)) if tw == out_w else (1,)
@@ -241,9 +244,9 @@ def _pixel_tiles(spec: ConvSpec, g: _Geometry, target: Target) -> list[tuple[Reg
                 tile = RegisterTile(th * tw, vectors, target.lanes)
                 if not tile.fits(target):
                     continue
-                per_row = width // tw * tile.cycles()
+                per_row = width // tw * tile.cycles(far)
                 if width % tw:
-                    per_row += RegisterTile(th * (width % tw), vectors, target.lanes).cycles()
+                    per_row += RegisterTile(th * (width % tw), vectors, target.lanes).cycles(far)
                 found[tile, th, tw] = panels * per_row * -(-guess(g.out[1]) // th)
     return sorted(found, key=lambda t: (found[t], -t[0].rows))
 
@@ -304,7 +307,7 @@ def _strip(
 
             tile_to_output(
                 kb, RegisterTile(len(pixels), plan.tile.vectors, plan.tile.lanes), source, rows, run,
-                Panels(w, b_base, panel), number,
+                Panels(w, b_base, panel, plan.ahead), number,
                 output, out_rows, index, first_column=group * each,
             )  # fmt: skip
 

@@ -31,7 +31,7 @@ from .builder import (
     product,
     static,
 )
-from .tile import Output, Panels, RegisterTile, Rows, Run, row_tiles, tile_to_output, tiles
+from .tile import Output, Panels, RegisterTile, Rows, Run, row_tiles, steps_ahead, tile_to_output, tiles
 
 GUESS = 128
 """What a dim is taken to be in estimates where it is known only at run time."""
@@ -75,12 +75,13 @@ class MatmulSpec:
 @dataclass(frozen=True)
 class MatmulPlan:
     """`row_block` rows of A (a multiple of the tile's) stay in L2 while the panels of B pass; `groups` parts of the
-    panels are separate tasks."""
+    panels are separate tasks; panels are fetched `ahead` steps of k before their use (0: not)."""
 
     tile: RegisterTile
     row_block: int
     groups: int
     parallel: bool
+    ahead: int = 0
 
 
 def guess(dim: Dim) -> int:
@@ -93,7 +94,7 @@ def plans(spec: MatmulSpec, target: Target) -> Iterator[MatmulPlan]:
     spec = _flattened(spec, True)
     columns = static(spec.n) or 1 << 12
     macs = spec.macs
-    choices = tiles(static(spec.m), columns, target)
+    choices = tiles(static(spec.m), columns, guess(spec.k), target)
     if not spec.constant_b:
         choices = tuple(t for t in choices if _reads_in_place(spec, t)) or choices
     for tile in choices[:8]:
@@ -102,14 +103,17 @@ def plans(spec: MatmulSpec, target: Target) -> Iterator[MatmulPlan]:
         panels = -(-guess(spec.n) // tile.panel)
         parallel = macs >= PARALLEL_MACS and target.num_cores > 1
         blocks = -(-row_tiles_ // fit)
+        ahead = steps_ahead(tile, 4 * guess(spec.k) * guess(spec.n), target) if spec.constant_b else 0
         groups = 1
         if parallel:
             wanted = -(-target.num_cores // batch)
-            if row_tiles_ >= 4 * wanted:
+            if panels >= wanted and guess(spec.n) > guess(spec.m):
+                groups = wanted
+            elif row_tiles_ >= 2 * wanted:
                 blocks = -(-max(blocks, wanted) // wanted) * wanted
             elif panels >= wanted:
                 groups = wanted
-        yield MatmulPlan(tile, -(-row_tiles_ // blocks) * tile.rows, groups, parallel)
+        yield MatmulPlan(tile, -(-row_tiles_ // blocks) * tile.rows, groups, parallel, ahead)
 
 
 def packed_shape(spec: MatmulSpec, plan: MatmulPlan) -> tuple[Dim, Dim, int]:
@@ -206,7 +210,7 @@ def _multiply(kb: KernelBuilder, spec: MatmulSpec, plan: MatmulPlan, a: Expr, b:
                 out_rows = [kb.let(outer * m + start, "out_row") + i for i in range(count)]
                 tile_to_output(
                     kb, replace(plan.tile, rows=count), a, rows, Run((), k, steps[1]),
-                    Panels(b, b_base + number * panel_size, pitch), number, output, out_rows,
+                    Panels(b, b_base + number * panel_size, pitch, plan.ahead), number, output, out_rows,
                     lambda i: [out_rows[i]] if _is_flat(output) else [*index, start + i],
                 )  # fmt: skip
 

@@ -29,6 +29,13 @@ from .builder import (
     static,
 )
 
+L2_BYTES_PER_CYCLE = 20.0
+"""What a core gets from its L2 in practice while it computes."""
+AHEAD_BYTES = 8 << 10
+"""How far before its use a panel that comes from beyond L2 is fetched."""
+LINE = 16
+"""float32 in a cache line."""
+
 
 @dataclass(frozen=True)
 class RegisterTile:
@@ -48,11 +55,15 @@ class RegisterTile:
         held = self.vectors + 1 if self.vectors > 1 else 1
         return self.rows * self.vectors + held <= target.registers
 
-    def cycles(self) -> float:
-        """Cycles per step of k: two multiply-adds, two loads, and a chain of four cycles through each accumulator."""
+    def cycles(self, far: bool = False) -> float:
+        """Cycles per step of k: two multiply-adds, two loads, and a chain of four cycles through each accumulator.
+
+        `far`: panels do not stay in L1, so that a row of one comes from L2.
+        """
         work = self.rows * self.vectors / 2
         loads = (self.rows + self.vectors) / 2
-        return max(work, loads, 4.0) + 0.2
+        fetch = 4 * self.panel / L2_BYTES_PER_CYCLE if far else 0.0
+        return max(work, loads, fetch, 4.0) + 0.2
 
 
 @dataclass(frozen=True)
@@ -74,11 +85,13 @@ class Run:
 
 @dataclass(frozen=True)
 class Panels:
-    """A panel of B: its first element in a flat view, and the elements from one k to the next."""
+    """A panel of B: its first element in a flat view, the elements from one k to the next, and how many k ahead
+    it is fetched into L2 (0: not)."""
 
     view: Expr
     base: Dim
     pitch: Dim
+    ahead: int = 0
 
 
 def register_tile(
@@ -102,6 +115,9 @@ def register_tile(
             kb.store(acc, at(i, j), splat(0.0, lanes), lanes)
 
     def step(a_at: Dim, k: Dim) -> None:
+        if b.ahead:
+            for j in range(0, tile.panel, LINE):
+                kb.prefetch(b.view, b.base + ((k + b.ahead) * b.pitch + j), locality=2)
         columns = [kb.load(b.view, b.base + (k * b.pitch + j * lanes), lanes) for j in range(tile.vectors)]
         for i, offset in enumerate(rows.offsets):
             element = splat(kb.load(a, a_at + offset), lanes)
@@ -143,12 +159,6 @@ def store_lanes(
         if epilogue is not None:
             part = epilogue(part, [*indices[:-1], indices[-1] + start], width)
         kb.store(target, offset + start, part, width)
-
-
-def widths(columns: int, tile: RegisterTile) -> tuple[int, int]:
-    """Number of panels over `columns`, and how many columns the last one really has."""
-    panels = -(-columns // tile.panel)
-    return panels, columns - (panels - 1) * tile.panel
 
 
 @dataclass(frozen=True)
@@ -235,24 +245,37 @@ def _equal(a: Expr, b: int) -> Expr:
 
 
 @lru_cache(maxsize=4096)
-def tiles(rows: int | None, columns: int, target: Target, most_rows: int = 16) -> tuple[RegisterTile, ...]:
-    """Register tiles for a matrix of `rows` (None: many, unknown) x `columns`, the cheapest by estimate first."""
+def tiles(rows: int | None, columns: int, depth: int, target: Target, most_rows: int = 16) -> tuple[RegisterTile, ...]:
+    """Register tiles for a matrix of `rows` (None: many, unknown) x `columns` with `depth` steps of k, the cheapest by
+    estimate first."""
     found: dict[RegisterTile, float] = {}
     whole = rows if rows is not None else 1 << 12
     for vectors in range(1, min(6, -(-columns // target.lanes)) + 1):
+        far = is_far(vectors * target.lanes, depth, target)
         for most in range(1, min(most_rows, whole) + 1):
             blocks = -(-whole // most)
             tile = RegisterTile(-(-whole // blocks), vectors, target.lanes)
             if tile.fits(target):
-                found[tile] = estimate(tile, whole, columns)
+                found[tile] = estimate(tile, whole, columns, far)
     return tuple(sorted(found, key=lambda t: (found[t], -t.rows)))
 
 
-def estimate(tile: RegisterTile, rows: int, columns: int) -> float:
+def is_far(panel: int, depth: int, target: Target) -> bool:
+    """Whether a panel takes more than half of L1."""
+    return 4 * panel * depth > target.l1 // 2
+
+
+def steps_ahead(tile: RegisterTile, b_bytes: int, target: Target) -> int:
+    """How many steps of k ahead to fetch panels of a B of this size: none if B fits L2."""
+    return AHEAD_BYTES // (4 * tile.panel) if b_bytes > target.l2 // 2 else 0
+
+
+def estimate(tile: RegisterTile, rows: int, columns: int, far: bool) -> float:
     """Cycles per step of k over a whole matrix."""
     full, rest = divmod(rows, tile.rows)
-    per_panel = full * tile.cycles() + (RegisterTile(rest, tile.vectors, tile.lanes).cycles() if rest else 0.0)
-    return widths(columns, tile)[0] * per_panel
+    per_panel = full * tile.cycles(far)
+    per_panel += RegisterTile(rest, tile.vectors, tile.lanes).cycles(far) if rest else 0.0
+    return -(-columns // tile.panel) * per_panel
 
 
 def row_tiles(
