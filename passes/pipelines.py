@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..compiler.errors import UsageError
 from ..compiler.ir import Graph
 from .base import Pass, PassContext, run_passes
 from .fusion import activation, affine, attention, gelu, matmul, norm, padding, qdq, softmax, spatial
@@ -101,7 +102,9 @@ def simplify(graph: Graph, passes: Sequence[Pass] = SIMPLIFY, ctx: PassContext |
 
 
 def explain_rule(name: str, graph: Graph) -> Explanation:
-    """Why the rule `name` does, or does not, apply to a graph. Raises KeyError for an unknown rule."""
+    """Why the rule `name` does, or does not, apply to a graph. Raises UsageError for an unknown rule."""
+    if name not in RULES:
+        raise UsageError(f"there is no rule {name!r}", hint=f"Known are {', '.join(sorted(RULES))}.")
     return explain(RULES[name], graph)
 
 

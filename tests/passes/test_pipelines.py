@@ -20,12 +20,14 @@ TOLERANCE = 1e-5  # of the largest element, in float32
 
 BLOCK = """graph main(%x: f32[N,S,8]) {
   %w: f32[8,24] = const random(1) %b: f32[24] = const random(2) %g: f32[8] = const random(3) %eps: f32[] = const 1e-5
-  %two: f32[] = const 2 %last = const [-1] %i0: i64[] = const 0 %i1: i64[] = const 1 %u = const [0] %h = const [2] %d = const [4]
+  %two: f32[] = const 2 %last = const [-1] %i0: i64[] = const 0 %i1: i64[] = const 1 %u = const [0]
+  %h = const [2] %d = const [4]
   %c: f32[] = const 2 %c8 = const [8]
   %mean = ReduceMean(%x, %last) %dev = Sub(%x, %mean) %sq = Pow(%dev, %two) %var = ReduceMean(%sq, %last)
   %ve = Add(%var, %eps) %std = Sqrt(%ve) %norm = Div(%dev, %std) %scaled = Mul(%norm, %g) %n = Add(%scaled, %g)
   %p = MatMul(%n, %w) %qkv = Add(%b, %p) %q, %k, %v = Split(%qkv) {axis=2, num_outputs=3}
-  %s0 = Shape(%q) %n0 = Gather(%s0, %i0) %n1 = Unsqueeze(%n0, %u) %s1 = Shape(%x) %m0 = Gather(%s1, %i1) %m1 = Unsqueeze(%m0, %u)
+  %s0 = Shape(%q) %n0 = Gather(%s0, %i0) %n1 = Unsqueeze(%n0, %u) %s1 = Shape(%x)
+  %m0 = Gather(%s1, %i1) %m1 = Unsqueeze(%m0, %u)
   %split = Concat(%n1, %m1, %h, %d) {axis=0} %join = Concat(%n1, %m1, %c8) {axis=0}
   %q4 = Reshape(%q, %split) %k4 = Reshape(%k, %split) %v4 = Reshape(%v, %split)
   %qt = Transpose(%q4) {perm=[0,2,1,3]} %kt = Transpose(%k4) {perm=[0,2,3,1]} %vt = Transpose(%v4) {perm=[0,2,1,3]}
