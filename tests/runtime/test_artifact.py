@@ -85,6 +85,13 @@ def test_weights_and_extras_come_back(code: Callable[..., Path], write: Write, t
         found.tensor("no such weight")
 
 
+def test_large_members_are_aligned_too(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("optc.backends.runtime.artifact._ZIP64_FROM", 0)  # writes every header as for 2 GB and more
+    write(tmp_path / "a.optc", "chain")
+    assert all(member(tmp_path / "a.optc", name)[0] % PAGE == 0 for name in ("code.so", "weights.bin"))
+    np.testing.assert_array_equal(load(tmp_path / "a.optc")(*[np.ones((1, 1), np.float32)] * 2), [[23]])
+
+
 def test_weight_offsets_are_aligned() -> None:
     assert weight_offsets([3, 64, 0, 65, 1]) == ([0, 64, 128, 128, 256], 257)
     assert weight_offsets([]) == ([], 0)
