@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..backends.runtime.model import Port
+from ..backends.runtime.types import numpy_dtype
 from ..compiler.errors import CalibrationError, ShapeError
 
 Sample = dict[str, np.ndarray]
@@ -134,7 +135,7 @@ def bind_dims(ports: Sequence[Port], shapes: Mapping[str, Sequence[int]]) -> dic
 
 
 def _random(rng: np.random.Generator, port: Port, shape: Sequence[int]) -> np.ndarray:
-    dtype = port.numpy()
+    dtype = numpy_dtype(port.dtype)
     if port.dtype == "bool":
         return rng.integers(0, 2, shape).astype(bool)
     if dtype.kind in "iu":

@@ -17,10 +17,25 @@ from tvm.ir import Call, TensorLoad
 from .builder import Expr
 
 _FENCE = "llvm.arithmetic.fence"
-_BINARY = tuple(
-    getattr(tirx, name)
-    for name in ["Add", "Sub", "Mul", "Div", "FloorDiv", "FloorMod", "Mod", "Min", "Max", "EQ", "NE", "LT", "LE", "GT", "GE", "And", "Or", "LShift", "RShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor"]
-)
+_BINARY = (
+    "Add", "Sub", "Mul", "Div", "FloorDiv", "FloorMod", "Mod", "Min", "Max", "EQ", "NE", "LT", "LE", "GT", "GE", "And",
+    "Or", "LShift", "RShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor",
+)  # fmt: skip
+
+_Parts = tuple[list[Expr], Callable[..., Expr]]
+_PARTS: dict[type, Callable[[Any], _Parts]] = {
+    **{getattr(tirx, name): lambda e: ([e.a, e.b], type(e)) for name in _BINARY if hasattr(tirx, name)},
+    tirx.Select: lambda e: ([e.condition, e.true_value, e.false_value], tirx.Select),
+    tirx.Cast: lambda e: ([e.value], lambda v: tirx.Cast(str(e.ty.dtype), v)),
+    tirx.Not: lambda e: ([e.a], type(e)),
+    tirx.BitwiseNot: lambda e: ([e.a], type(e)),
+    tirx.Broadcast: lambda e: ([e.value], lambda v: tirx.Broadcast(v, e.lanes)),
+    tirx.Shuffle: lambda e: (list(e.vectors), lambda *v: tirx.Shuffle(list(v), list(e.indices))),
+    tirx.Ramp: lambda e: ([e.base, e.stride], lambda b, s: tirx.Ramp(b, s, e.lanes)),
+    TensorLoad: lambda e: (list(e.indices), lambda *i: tirx.BufferLoad(e.source, list(i))),
+    Call: lambda e: (list(e.args), lambda *args: Call(e.op, list(args), ret_ty=e.ty)),
+}
+"""Operands of an expression by its exact type, and how to make it of others. (TVM's isinstance is slow.)"""
 
 
 def bound(define: Callable[..., Expr], *args: Expr) -> Expr:
@@ -58,27 +73,10 @@ def _without_bindings(expr: Expr, moved: dict[Any, Expr]) -> Expr:
 
 def _with_children(expr: Expr, visit: Callable[[Expr], Expr]) -> Expr:
     """`expr` with `visit` applied to the operands of its outermost operation."""
-    children: list[Expr]
-    if isinstance(expr, _BINARY):
-        children, make = [expr.a, expr.b], type(expr)
-    elif isinstance(expr, tirx.Select):
-        children, make = [expr.condition, expr.true_value, expr.false_value], tirx.Select
-    elif isinstance(expr, tirx.Cast):
-        children, make = [expr.value], lambda v: tirx.Cast(str(expr.ty.dtype), v)
-    elif isinstance(expr, (tirx.Not, tirx.BitwiseNot)):
-        children, make = [expr.a], type(expr)
-    elif isinstance(expr, tirx.Broadcast):
-        children, make = [expr.value], lambda v: tirx.Broadcast(v, expr.lanes)
-    elif isinstance(expr, tirx.Shuffle):
-        children, make = list(expr.vectors), lambda *v: tirx.Shuffle(list(v), list(expr.indices))
-    elif isinstance(expr, tirx.Ramp):
-        children, make = [expr.base, expr.stride], lambda b, s: tirx.Ramp(b, s, expr.lanes)
-    elif isinstance(expr, TensorLoad):
-        children, make = list(expr.indices), lambda *i: tirx.BufferLoad(expr.source, list(i))
-    elif isinstance(expr, Call):
-        children, make = list(expr.args), lambda *args: Call(expr.op, list(args), ret_ty=expr.ty)
-    else:
+    parts = _PARTS.get(type(expr))
+    if parts is None:
         return expr
+    children, make = parts(expr)
     new = [visit(child) for child in children]
     return expr if all(a.same_as(b) for a, b in zip(new, children, strict=True)) else make(*new)
 
