@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 
-_FAMILIES = ("reduce",)
+_FAMILIES = ("reduce", "contract", "windowed", "normalize", "misc")
 
 
 @functools.cache
