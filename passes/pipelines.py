@@ -28,8 +28,7 @@ _RULE_FILES = (
 
 _CLEAN = (
     "no-op", "concat-empty", "split-concat", "double-inverse", "view-of-view", "static-reshape",
-    "transpose-of-transpose", "cast-of-cast", "shape-element", "gather-of-shape",
-    "shape-of-input",
+    "transpose-of-transpose", "cast-of-cast", "shape-element", "gather-of-shape", "shape-of-input",
 )  # fmt: skip
 _ARITHMETIC = ("constant-chain", "divide-exactly", "max-as-relu", "merge-clips")
 _FOLDED_INTO_WEIGHTS = ("linear-batch-norm", "linear-affine", "scaled-input", "pad-into-window")
@@ -39,8 +38,8 @@ _FROM_PIECES = (
     "leaky-relu", "global-pool", "depth-to-space",
 )  # fmt: skip
 _FOR_BACKEND = (
-    "divide-by-constant", "rms-norm", "hard-swish", "swish", "mish", "transpose-as-reshape", "batch-norm-affine",
-    "double-qdq", "sink-dequantize", "hoist-quantize",
+    "divide-by-constant", "gemm-of-rows", "rms-norm", "hard-swish", "swish", "mish", "transpose-as-reshape",
+    "batch-norm-affine", "double-qdq", "sink-dequantize", "hoist-quantize",
 )  # fmt: skip
 _ATTENTION = ("attention", "attention-scale", "attention-layout", "attention-output-layout", "grouped-query")
 

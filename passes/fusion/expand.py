@@ -8,13 +8,19 @@ from typing import ClassVar
 from ...compiler.ir import Graph
 from ...compiler.ops.fused import FUSED
 from ..base import PassContext, register_pass
-from ..rewrite import adopt_type
+from ..rewrite import adopt_type, apply_rules
+from ..simplify.identities import NoOp
+from ..simplify.views import TransposeOfTranspose
+from .matmul import MatMulScale, MatMulTranspose
 
 
 @register_pass
 @dataclass(frozen=True)
 class ExpandFused:
-    """Expands every fused op but those in `keep`."""
+    """Expands every fused op but those in `keep`.
+
+    Where optc.MatMul is kept, it takes in the transposes and scales that an expanded attention leaves.
+    """
 
     name: ClassVar[str] = "expand-fused"
     keep: tuple[str, ...] = ()
@@ -31,4 +37,6 @@ class ExpandFused:
                     adopt_type(old, new, [] if new.producer is None else [new.producer])
                 node.graph.replace(node, values)
         ctx.count(self.name, len(nodes))
+        if nodes and "optc.MatMul" in self.keep:
+            apply_rules(graph, [TransposeOfTranspose(), NoOp(), MatMulTranspose(), MatMulScale()], ctx)
         return bool(nodes)

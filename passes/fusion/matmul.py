@@ -5,15 +5,19 @@ Gemm(A, B) + C     -> Gemm(A, B, C)              no bias yet
 Gemm(A^T, B)       -> Gemm(A, B, transA)         likewise B
 MatMul(A^T, B)     -> optc.MatMul(A, B, transA)  A, B of any rank; for a backend that reads transposed operands
 c (A B)            -> optc.MatMul(A, B, alpha=c)
+Reshape(Gemm(Reshape(X), W, b)) -> X W + b       rows flattened for a Gemm and brought back; for our backend
 """
 
 from __future__ import annotations
 
 from typing import ClassVar
 
+import numpy as np
+
 from ...compiler.ir import Attr, Value
+from ...compiler.types import same_dim
 from ..facts import broadcasts_into, perm_of
-from ..pattern import Op, Scalar
+from ..pattern import Const, Op, Scalar
 from ..rewrite import Match, Rule, register_rule
 
 
@@ -113,3 +117,36 @@ class MatMulScale(Rule):
         assert isinstance(alpha, (int, float))
         alpha = alpha / m.number("c") if m.root.op == "Div" else alpha * m.number("c")
         return m.emit("optc.MatMul", [m["a"], m["b"]], {**product.attrs, "alpha": float(alpha)})
+
+
+@register_rule
+class GemmOfRows(Rule):
+    """Reshape(Gemm(Reshape(X, [-1, K]), W, b), [..., N]) -> X W + b, which needs no shapes computed."""
+
+    name: ClassVar[str] = "gemm-of-rows"
+    patterns: ClassVar[tuple[Op, ...]] = (
+        Op("Reshape", Op("Gemm", Op("Reshape", "x", "rows", shared=True), Const("w"), name="gemm", rest=True), "shape"),
+    )
+
+    def check(self, m: Match) -> str | None:
+        gemm, source, out = m.node("gemm"), m["x"].type.shape, m.root.output.type.shape
+        if source is None or out is None or len(source) != len(out) or len(source) < 3:
+            return "x and the result do not have the same rank of 3 or more"
+        rows = gemm.operand(0).type.dims
+        dims = [*zip(source[:-1], out[:-1], strict=True), (source[-1], rows[-1]), (out[-1], gemm.output.type.dims[-1])]
+        if not all(same_dim(a, b) for a, b in dims):
+            return "the rows are not brought back as they were"
+        if gemm.attrs.get("transA", 0) or gemm.attrs.get("alpha", 1.0) != 1.0 or gemm.attrs.get("beta", 1.0) != 1.0:
+            return "the Gemm transposes its rows or scales"
+        bias = gemm.input(2)
+        plain = bias is None or (bias.type.shape is not None and bias.type.rank <= 1)
+        return None if plain else "the bias is a matrix"
+
+    def rewrite(self, m: Match) -> Value:
+        gemm = m.node("gemm")
+        weights = m["w"]
+        if gemm.attrs.get("transB", 0):
+            weights = m.constant(np.ascontiguousarray(m.array("w").T), like=weights)
+        product = m.emit("MatMul", [m["x"], weights])
+        bias = gemm.input(2)
+        return product if bias is None else m.emit("Add", [product, bias])

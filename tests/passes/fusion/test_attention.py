@@ -114,6 +114,18 @@ def test_expanding_a_fused_node_gives_onnx_of_the_same_meaning(causal: int) -> N
     assert [n.op for n in kept.nodes if n.op.startswith("optc.")] == ["optc.Attention"]
 
 
+def test_a_kept_product_takes_the_transposes_of_an_expanded_attention() -> None:
+    graph = graph_of(f"""graph main({QKV}) {{ %y = optc.Attention(%q, %k, %v) {{scale=0.5, {LAYOUTS}}} return %y }}""")
+    base.run_passes(graph, [ExpandFused(keep=("optc.MatMul",))])
+    assert_same(
+        graph,
+        f"""graph main({QKV}) {{
+      %a = Transpose(%q) {{perm=[0,2,1,3]}} %b = Transpose(%k) {{perm=[0,2,3,1]}} %c = Transpose(%v) {{perm=[0,2,1,3]}}
+      %s = optc.MatMul(%a, %b) {{alpha=0.5}} %p = Softmax(%s) {{axis=-1}} %o = MatMul(%p, %c)
+      %y = Transpose(%o) {{perm=[0,2,1,3]}} return %y }}""",
+    )
+
+
 SIBLINGS = """graph main(%x: f32[N,S,3]) {{
   %w: f32[3,2] = const random(1) %v: f32[3,4] = const random(2) %b: f32[2] = const [1,2] %c: f32[4] = const [3,4,5,6]
   %a = MatMul(%x, %w) %d = MatMul({other}, %v) %y = Add(%a, %b) %z = Add(%d, %c) return %y, %z }}"""

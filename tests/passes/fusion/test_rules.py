@@ -64,6 +64,13 @@ REWRITES = {
         "graph main(%x: f32[N,3], %w: f32[3,4]) { %c: f32[] = const 4 %a = MatMul(%x, %w) %y = Div(%a, %c) return %y }",
         "graph main(%x: f32[N,3], %w: f32[3,4]) { %y = optc.MatMul(%x, %w) {alpha=0.25} return %y }",
     ),
+    "gemm-of-rows": (
+        """graph main(%x: f32[B,S,3]) { %w: f32[2,3] = const [[1,2,3],[4,5,6]] %b: f32[2] = const [1,2]
+          %r = const [-1,3] %f = Reshape(%x, %r) %g = Gemm(%f, %w, %b) {transB=1} %d = Shape(%x) {start=0, end=2} %n = const [2]
+          %s = Concat(%d, %n) {axis=0} %y = Reshape(%g, %s) return %y }""",
+        """graph main(%x: f32[B,S,3]) { %w: f32[3,2] = const [[1,4],[2,5],[3,6]] %b: f32[2] = const [1,2]
+          %a = MatMul(%x, %w) %y = Add(%a, %b) return %y }""",
+    ),
     "softmax": (
         """graph main(%x: f32[N,5]) { %a = const [-1] %m = ReduceMax(%x, %a) %s = Sub(%x, %m) %e = Exp(%s)
           %t = ReduceSum(%e, %a) %y = Div(%e, %t) return %y }""",
@@ -159,6 +166,11 @@ KEPT = {
         """graph main(%x: f32[N,3], %w: f32[3,4]) { %c: f32[4] = const 4 %a = MatMul(%x, %w) %y = Mul(%a, %c)
           return %y }""",
         "not the constant of one element",
+    ),
+    "gemm-of-rows": (
+        """graph main(%x: f32[6,S,3]) { %w: f32[3,2] = const 1 %r = const [-1,3] %s = const [3,-1,2]
+          %f = Reshape(%x, %r) %g = Gemm(%f, %w) %y = Reshape(%g, %s) return %y }""",
+        "not brought back as they were",
     ),
     "softmax": (
         """graph main(%x: f32[N,5]) { %a = const [-1] %b = const [0,1] %m = ReduceMax(%x, %a) %s = Sub(%x, %m)
