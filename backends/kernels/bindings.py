@@ -142,7 +142,8 @@ class _Flattened:
         for side in (then, otherwise):
             inner = _Flattened(dict(self._values))
             value = inner.expr(side)
-            sides.append(tirx.SeqStmt([*inner.statements, tirx.BufferStore(array, value, [at])]))
+            store = tirx.BufferStore(array, value, [at])
+            sides.append(tirx.SeqStmt([*inner.statements, store]) if inner.statements else store)
         self.statements.append(tirx.IfThenElse(self.expr(condition), *sides))
         return tirx.BufferLoad(array, [at])
 
