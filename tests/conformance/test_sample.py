@@ -1,0 +1,44 @@
+"""A sample of the node tests of onnx, one an op, and its light models, through the public path.
+
+The whole sweep is `python -m optc.tools.conformance`; docs/conformance.md holds its result.
+"""
+
+from __future__ import annotations
+
+import pytest
+from optc.tools.conformance import Case, check, exclusion, light_cases, node_cases, optc_engine
+
+# Ops that this version does not compile; docs/conformance.md names what each of their tests says.
+_NOT_COMPILED = {"ImageDecoder", "OptionalGetElement", "OptionalHasElement", "TfIdfVectorizer"}
+
+
+def sample() -> list[Case]:
+    """The first test of every op, and every twelfth of the expanded functions."""
+    firsts: dict[str, Case] = {}
+    expanded = []
+    for case in node_cases():
+        if case.excluded or case.op in _NOT_COMPILED:
+            continue
+        if "_expanded" in case.name:
+            expanded.append(case)
+        else:
+            firsts.setdefault(case.op, case)
+    return [*firsts.values(), *expanded[::12]]
+
+
+@pytest.mark.parametrize("case", sample(), ids=lambda case: case.name)
+def test_node(case: Case) -> None:
+    check(case, optc_engine)
+
+
+@pytest.mark.parametrize("case", light_cases(), ids=lambda case: case.name)
+def test_light_model(case: Case) -> None:
+    check(case, optc_engine)
+
+
+def test_the_scope_is_what_the_docs_say() -> None:
+    counted = [case for case in node_cases() if case.excluded is None]
+    assert len(counted) + sum(case.excluded is not None for case in node_cases()) == len(node_cases())
+    model, data_sets = counted[0].load()
+    assert exclusion(model) is None
+    assert data_sets
