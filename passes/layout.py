@@ -2,6 +2,9 @@
 
     Conv(x) = Transpose(optc.Conv(Transpose(x, to_nhwc)), to_nchw)
 
+A 2-D ConvTranspose whose windows tile the output (kernel = stride, no padding) is a matrix product whose columns are
+then spread over space: y[n, h b + by, w b + bx, co] = sum_ci x[n, h, w, ci] * w[ci, co, by, bx].
+
 Then every Transpose sinks through the nodes that can work before it (permute.py), meets its inverse and vanishes; one
 that moves no bytes becomes a Reshape; one before a Flatten and a MatMul goes into the constant weights.
 """
@@ -57,6 +60,8 @@ def to_channels_last(graph: Graph, node: Node) -> bool:
         return False
     if any(v is not None and v.data is None for v in node.inputs[1:]):
         return False
+    if node.op == "ConvTranspose":
+        return _as_matmul(graph, node)
     last = transpose(graph, x, to_nhwc(rank), node)
     new = graph.emit(
         f"optc.{node.op}", [last, *node.inputs[1:]], node.attrs, before=node, names=[node.outputs[0].name], loc=node.loc
@@ -65,6 +70,36 @@ def to_channels_last(graph: Graph, node: Node) -> bool:
     graph.replace_uses(node.outputs[0], result)
     graph.erase(node)
     return True
+
+
+def _as_matmul(graph: Graph, node: Node) -> bool:
+    """ConvTranspose = DepthToSpace(MatMul(x, w)) where each input pixel makes a square of output by itself."""
+    x, w, bias = node.operand(0), node.operand(1), node.input(2)
+    block = w.type.static_shape[2]
+    if w.data is None or not _tiles_output(node, block) or not isinstance(x.type.dims[1], int):
+        return False
+    c_in, c_out = w.type.static_shape[:2]
+    weights = np.ascontiguousarray(w.data.transpose(0, 2, 3, 1).reshape(c_in, block * block * c_out))
+    last = transpose(graph, x, to_nhwc(4), node)
+
+    def emit(op: str, *inputs: Value, **attrs: int) -> Value:
+        return graph.emit(op, inputs, attrs, before=node, loc=node.loc).output
+
+    value = emit("MatMul", last, graph.constant(weights, w.name))
+    if bias is not None and bias.data is not None:
+        value = emit("Add", value, graph.constant(np.tile(bias.data, block * block), bias.name))
+    if block > 1:
+        value = emit("optc.DepthToSpace", value, blocksize=block)
+    graph.replace(node, [transpose(graph, value, to_nchw(4), node)])
+    return True
+
+
+def _tiles_output(node: Node, block: int) -> bool:
+    ones = node.attrs.get("dilations", (1, 1)) == (1, 1) and node.attrs.get("group", 1) == 1
+    padded = any(any(node.attrs.get(k, ())) for k in ("pads", "output_padding"))  # type: ignore[arg-type]
+    auto = node.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID") or "output_shape" in node.attrs
+    shape = node.operand(1).type.static_shape[2:]
+    return shape == (block, block) == node.attrs.get("strides") and ones and not padded and not auto
 
 
 def sink_transposes(graph: Graph) -> bool:

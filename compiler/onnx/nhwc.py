@@ -9,7 +9,7 @@ from ..ops.nhwc import to_nchw, to_nhwc
 from .expand import expands
 
 
-@expands("optc.Conv", "optc.ConvTranspose", "optc.MaxPool", "optc.AveragePool")
+@expands("optc.Conv", "optc.ConvTranspose", "optc.MaxPool", "optc.AveragePool", "optc.DepthToSpace")
 def _channels_first(graph: Graph, node: Node) -> Sequence[Value]:
     x = node.operand(0)
     rank = x.type.rank

@@ -63,3 +63,12 @@ class MaxPool(ChannelsLast):
 class AveragePool(ChannelsLast):
     name = "optc.AveragePool"
     onnx = "AveragePool"
+
+
+@register
+class DepthToSpace(ChannelsLast):
+    """Channels (by, bx, c) spread over space: y[n, h b + by, w b + bx, c] = x[n, h, w, (by b + bx) C + c]."""
+
+    name = "optc.DepthToSpace"
+    onnx = "DepthToSpace"
+    anchor = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 
-_FAMILIES = ("arithmetic", "activation", "cast", "movement", "gather", "generate", "resize", "sample")
+_FAMILIES = ("arithmetic", "activation", "cast", "movement", "gather", "generate", "resize", "sample", "nhwc")
 
 
 @functools.cache
