@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from ..compiler.ir import Graph, Node
-from ..compiler.types import Dim, dim_text
+from ..compiler.macs import total_macs
+from ..compiler.types import dim_text
 from .steps import CCallStep, HostCall, Kernel, Lowered, View
 from .storage import all_steps
 from .target import Target
@@ -60,33 +60,3 @@ def render(summary: dict[str, Any]) -> str:
         lines.append(f"  fallback    {name} runs on ONNX Runtime")
     lines += [f"  note        {note}" for note in summary["notes"]]
     return "\n".join(lines)
-
-
-def total_macs(graph: Graph) -> Dim:
-    """Multiply-adds of all convolutions and matrix products, an expression where dims are symbolic."""
-    total: Dim = 0
-    for node in graph.all_nodes():
-        total = total + macs(node)
-    return total
-
-
-def macs(node: Node) -> Dim:
-    """Multiply-adds of one node; 0 for all but convolutions and matrix products."""
-    kind = node.op.removeprefix("optc.")
-    if kind not in ("Conv", "ConvTranspose", "MatMul", "Gemm", "FusedConv"):
-        return 0
-    out, second = node.outputs[0].type, node.operand(1).type
-    if out.shape is None or second.shape is None:
-        return 0
-    if kind == "Conv":
-        inner: Dim = 1
-        for dim in second.dims[1:]:
-            inner = inner * dim
-        return out.numel * inner
-    if kind == "ConvTranspose":
-        inner = 1
-        for dim in second.dims[1:]:
-            inner = inner * dim
-        return node.operand(0).type.numel * inner
-    trans = node.attrs.get("transB", 0)
-    return out.numel * second.dims[-1 if trans or second.rank == 1 else -2]

@@ -41,7 +41,7 @@ def command(
 
 def _facts(model: Path, target: str) -> dict[str, Any]:
     from ...backends.cpu import lower
-    from ...backends.summary import total_macs
+    from ...compiler.macs import total_macs
     from ...backends.target import Target
     from ...compiler.driver import import_source, optimize
     from ...compiler.errors import UnsupportedError
