@@ -28,7 +28,8 @@ _RULE_FILES = (
 
 _CLEAN = (
     "no-op", "concat-empty", "split-concat", "double-inverse", "view-of-view", "static-reshape",
-    "transpose-of-transpose", "cast-of-cast", "shape-element", "gather-of-shape", "shape-of-input",
+    "transpose-of-transpose", "cast-of-cast", "slice-of-slice", "shape-element", "gather-of-shape",
+    "shape-of-input",
 )  # fmt: skip
 _ARITHMETIC = ("constant-chain", "divide-exactly", "max-as-relu", "merge-clips")
 _FOLDED_INTO_WEIGHTS = ("linear-batch-norm", "linear-affine", "scaled-input", "pad-into-window")

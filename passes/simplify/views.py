@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ...compiler.ir import Value
+from ...compiler.ir import Node, Value
 from ...compiler.types import DType
 from ..facts import VIEWS, known_ints, perm_of, reshape_vector
 from ..pattern import Op, Scalar
@@ -128,6 +128,37 @@ class CastOfCast(Rule):
 
     def rewrite(self, m: Match) -> Value:
         return m.emit("Cast", [m["x"]], m.root.attrs)
+
+
+@register_rule
+class SliceOfSlice(Rule):
+    """Slice(Slice(x; axes A); axes B) -> Slice(x; axes A and B) for known bounds and A, B without a common axis."""
+
+    name: ClassVar[str] = "slice-of-slice"
+    patterns: ClassVar[tuple[Op, ...]] = (Op("Slice", Op("Slice", "x", rest=True, name="inner"), rest=True),)
+
+    def check(self, m: Match) -> str | None:
+        inner, outer = self._bounds(m.node("inner")), self._bounds(m.root)
+        if inner is None or outer is None:
+            return "a bound is not constant, or the axes are not given"
+        return "both cut the same axis" if set(inner[2]) & set(outer[2]) else None
+
+    def rewrite(self, m: Match) -> Value:
+        inner, outer = self._bounds(m.node("inner")), self._bounds(m.root)
+        assert inner is not None
+        assert outer is not None
+        merged = [m.constant(np.array(a + b, np.int64)) for a, b in zip(inner, outer, strict=True)]
+        return m.emit("Slice", [m["x"], *merged])
+
+    @staticmethod
+    def _bounds(node: Node) -> list[list[int]] | None:
+        """Starts, ends, axes and steps, if all are known."""
+        shape = node.operand(0).type.shape
+        starts, ends, axes = (known_ints(node.input(i)) for i in (1, 2, 3))
+        if shape is None or starts is None or ends is None or axes is None:
+            return None
+        steps = known_ints(node.input(4)) if node.input(4) is not None else [1] * len(axes)
+        return None if steps is None else [starts, ends, [a % len(shape) for a in axes], steps]
 
 
 @register_rule

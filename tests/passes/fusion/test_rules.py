@@ -66,7 +66,8 @@ REWRITES = {
     ),
     "gemm-of-rows": (
         """graph main(%x: f32[B,S,3]) { %w: f32[2,3] = const [[1,2,3],[4,5,6]] %b: f32[2] = const [1,2]
-          %r = const [-1,3] %f = Reshape(%x, %r) %g = Gemm(%f, %w, %b) {transB=1} %d = Shape(%x) {start=0, end=2} %n = const [2]
+          %r = const [-1,3] %f = Reshape(%x, %r) %g = Gemm(%f, %w, %b) {transB=1} %d = Shape(%x) {start=0, end=2}
+          %n = const [2]
           %s = Concat(%d, %n) {axis=0} %y = Reshape(%g, %s) return %y }""",
         """graph main(%x: f32[B,S,3]) { %w: f32[3,2] = const [[1,4],[2,5],[3,6]] %b: f32[2] = const [1,2]
           %a = MatMul(%x, %w) %y = Add(%a, %b) return %y }""",

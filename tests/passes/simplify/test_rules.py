@@ -89,6 +89,12 @@ REWRITES = {
         "graph main(%x: i32[N]) { %a = Cast(%x) {to=i64} %y = Cast(%a) {to=f32} return %y }",
         "graph main(%x: i32[N]) { %y = Cast(%x) {to=f32} return %y }",
     ),
+    "slice-of-slice": (
+        """graph main(%x: f32[N,6,S]) { %b = const [1] %e = const [5] %l = const [9999] %a = const [1] %c = const [-1]
+          %s = Slice(%x, %b, %e, %a) %y = Slice(%s, %b, %l, %c) return %y }""",
+        """graph main(%x: f32[N,6,S]) { %b = const [1,1] %e = const [5,9999] %a = const [1,2] %t = const [1,1]
+          %y = Slice(%x, %b, %e, %a, %t) return %y }""",
+    ),
     "shape-element": (
         """graph main(%x: f32[N,S]) { %s = Shape(%x) %i: i64[] = const 1 %g = Gather(%s, %i) %a = const [0]
           %y = Unsqueeze(%g, %a) return %y }""",
@@ -197,6 +203,11 @@ KEPT = {
     "cast-of-cast": (
         "graph main(%x: f32[N]) { %a = Cast(%x) {to=i32} %y = Cast(%a) {to=f32} return %y }",
         "i32 does not hold all of f32",
+    ),
+    "slice-of-slice": (
+        """graph main(%x: f32[N,6]) { %b = const [1] %e = const [5] %a = const [1] %c = const [-1]
+          %s = Slice(%x, %b, %e, %a) %y = Slice(%s, %b, %e, %c) return %y }""",
+        "both cut the same axis",
     ),
     "shape-element": (
         """graph main(%x: f32[N,S], %i: i64[]) { %s = Shape(%x) %g = Gather(%s, %i) %a = const [0]
