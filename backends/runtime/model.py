@@ -127,28 +127,45 @@ class Model:
             self._idle.append(context)
 
     def _run_fast(self, context: Context, fast: FastCall, args: Sequence[Any]) -> list[np.ndarray] | None:
-        """Runs if all arrays are plain and the output shapes are known; else returns None, and nothing was done."""
+        """Runs if all arrays are plain; else returns None, and nothing was done."""
         if self._static:
             specs: Any = self._fixed_outputs
         else:
             try:
-                if [a.shape for a in args] != context.last_shapes:
-                    return None
+                shapes = [array.shape for array in args]
             except AttributeError:
+                return None
+            if shapes != context.last_shapes and not self._bind_fast(context, fast, args, shapes):
                 return None
             specs = context.last_outputs
         empty = np.empty
-        results = [empty(shape, dtype) for shape, dtype in specs]
-        status = fast.run(context.handle, fast.facts, fast.pack(*map(id, args), *map(id, results)))
-        if status == 0:
-            return results
-        if status not in (NOT_PLAIN, BAD_INPUT):  # _run_checked knows how to convert, or what to say
-            context.check(status)
-        return None
+        results: list[Any] = [None if shape is None else empty(shape, dtype) for shape, dtype in specs]
+        addresses = [0 if result is None else id(result) for result in results]
+        packed = fast.pack(*map(id, args), *addresses)
+        status = fast.run(context.handle, fast.facts, packed, context.outputs_address)
+        if status:
+            if status not in (NOT_PLAIN, BAD_INPUT):  # _run_checked knows how to convert, or what to say
+                context.check(status)
+            return None
+        if 0 in addresses:
+            for index, address in enumerate(addresses):
+                if address == 0:
+                    results[index] = self._adopt(context.outputs[index], self._output_dtypes[index])
+        return results
+
+    def _bind_fast(self, context: Context, fast: FastCall, args: Sequence[Any], shapes: list[tuple[int, ...]]) -> bool:
+        """Asks for the output shapes that belong to new input shapes; False if _run_checked must see to it."""
+        if fast.shapes(context.handle, fast.facts, fast.pack_inputs(*map(id, args)), context.outputs_address):
+            return False
+        context.last_shapes = shapes
+        context.last_outputs = []
+        for tensor, dtype in zip(context.outputs, self._output_dtypes, strict=False):
+            shape = tensor.dims()
+            context.last_outputs.append((None if -1 in shape else shape, dtype))
+        return True
 
     def _run_checked(self, context: Context, args: Sequence[Any], out: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """Converts and checks the inputs, then runs; remembers the output shapes for _run_fast."""
-        context.last_shapes = None
+        """Converts and checks the inputs, then runs."""
         arrays = [_as_input(p, d, a) for p, d, a in zip(self.inputs, self._input_dtypes, args, strict=True)]
         if unknown := sorted(out.keys() - {port.name for port in self.outputs}):
             raise ShapeError(f"out= names no output: {', '.join(unknown)}")
@@ -168,9 +185,6 @@ class Model:
                 tensor.data = result.ctypes.data
             results.append(result)
         context.check(self._library.run(context.handle, inputs, outputs))
-        if all(dim >= 0 for shape in shapes for dim in shape):
-            context.last_shapes = [array.shape for array in arrays]
-            context.last_outputs = list(zip(shapes, self._output_dtypes, strict=True))
         return [
             self._adopt(tensor, dtype) if result is None else result
             for result, tensor, dtype in zip(results, outputs, self._output_dtypes, strict=True)

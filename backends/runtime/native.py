@@ -178,7 +178,9 @@ class Library:
         self.profile = function("optc_profile", ctypes.c_int32, context, ctypes.c_int32, ctypes.POINTER(ctypes.c_int64))
         self.error = function("optc_error", ctypes.c_char_p, context)
         self.free = function("optc_free", None, ctypes.c_void_p)
-        self.run_arrays = function("optc_run_arrays", ctypes.c_int32, context, ctypes.c_void_p, ctypes.c_char_p)
+        fast = (context, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
+        self.run_arrays = function("optc_run_arrays", ctypes.c_int32, *fast)
+        self.array_shapes = function("optc_array_shapes", ctypes.c_int32, *fast)
 
     def retain(self) -> None:
         self._users += 1
@@ -227,9 +229,11 @@ class Context:
             raise _error(status, library.error(None))
         library.retain()
         self.handle = created.value
-        # Of the last call, for models whose output shapes follow the input shapes.
+        self.outputs = (Tensor * max(len(library.output_names), 1))()
+        self.outputs_address = ctypes.addressof(self.outputs)
+        # Of the last fast call: the input shapes, and the output shapes (None if it depends on data) with dtypes.
         self.last_shapes: list[tuple[int, ...]] | None = None
-        self.last_outputs: list[tuple[tuple[int, ...], np.dtype[Any]]] = []
+        self.last_outputs: list[tuple[tuple[int, ...] | None, np.dtype[Any]]] = []
 
     def check(self, status: int) -> None:
         """Raises the error of the last call if `status` says that it failed."""
@@ -259,5 +263,7 @@ class FastCall:
         addresses = (ctypes.c_void_p * len(dtypes))(*map(id, dtypes))
         self._facts = _ArrayFacts(object.__basicsize__, id(np.ndarray), addresses)
         self.facts = ctypes.addressof(self._facts)
-        self.pack = struct.Struct(f"{len(dtypes)}P").pack  # half the cost of making a ctypes array
-        self.run = library.run_arrays
+        # Packing addresses costs half of making a ctypes array.
+        self.pack = struct.Struct(f"{len(dtypes)}P").pack
+        self.pack_inputs = struct.Struct(f"{len(library.input_names)}P").pack
+        self.run, self.shapes = library.run_arrays, library.array_shapes

@@ -6,6 +6,8 @@
  */
 #include "arrays.h"
 
+#include <stddef.h>
+
 /* What follows the object header. `npy_intp` is as wide as a pointer. */
 typedef struct numpy_fields {
   char* data;
@@ -31,15 +33,36 @@ static int view(const optc_array_facts* facts, const char* array, const void* dt
   return 1;
 }
 
-int32_t optc_run_arrays(optc_context* context, const optc_array_facts* facts, const char* const* arrays) {
+/* Views arrays [first, last) of the model's inputs and outputs as `tensors`; NULL becomes a tensor without data. */
+static int view_all(const optc_array_facts* facts, const char* const* arrays, int32_t first, int32_t last,
+                    optc_tensor* tensors) {
   const optc_model_info* info = optc_info();
-  int32_t num_inputs = info->num_inputs, count = num_inputs + info->num_outputs;
-  optc_tensor tensors[OPTC_MAX_ARRAYS];
-  if (count > OPTC_MAX_ARRAYS) return OPTC_NOT_PLAIN;
-  for (int32_t i = 0; i < count; i++) {
-    const optc_port* port = i < num_inputs ? &info->inputs[i] : &info->outputs[i - num_inputs];
-    if (!view(facts, arrays[i], facts->dtypes[i], &tensors[i])) return OPTC_NOT_PLAIN;
-    tensors[i].dtype = port->dtype;
+  for (int32_t i = first; i < last; i++) {
+    optc_tensor* tensor = &tensors[i - first];
+    if (!arrays[i]) {
+      tensor->data = NULL;
+      continue;
+    }
+    if (!view(facts, arrays[i], facts->dtypes[i], tensor)) return 0;
+    tensor->dtype = i < info->num_inputs ? info->inputs[i].dtype : info->outputs[i - info->num_inputs].dtype;
   }
-  return optc_run(context, tensors, tensors + num_inputs);
+  return 1;
+}
+
+int32_t optc_array_shapes(optc_context* context, const optc_array_facts* facts, const char* const* arrays,
+                          optc_tensor* outputs) {
+  optc_tensor inputs[OPTC_MAX_ARRAYS];
+  int32_t count = optc_info()->num_inputs;
+  if (count > OPTC_MAX_ARRAYS || !view_all(facts, arrays, 0, count, inputs)) return OPTC_NOT_PLAIN;
+  return optc_output_shapes(context, inputs, outputs);
+}
+
+int32_t optc_run_arrays(optc_context* context, const optc_array_facts* facts, const char* const* arrays,
+                        optc_tensor* outputs) {
+  optc_tensor inputs[OPTC_MAX_ARRAYS];
+  int32_t count = optc_info()->num_inputs, total = count + optc_info()->num_outputs;
+  if (count > OPTC_MAX_ARRAYS || !view_all(facts, arrays, 0, count, inputs) ||
+      !view_all(facts, arrays, count, total, outputs))
+    return OPTC_NOT_PLAIN;
+  return optc_run(context, inputs, outputs);
 }

@@ -12,7 +12,12 @@ typedef struct optc_array_facts {
   const void* const* dtypes;      /* the dtype object of each input, then of each output */
 } optc_array_facts;
 
-/* `arrays`: the inputs, then the outputs, which the caller has allocated. */
-OPTC_API int32_t optc_run_arrays(optc_context* context, const optc_array_facts* facts, const char* const* arrays);
+/* optc_output_shapes for the shapes of these input arrays. */
+OPTC_API int32_t optc_array_shapes(optc_context* context, const optc_array_facts* facts, const char* const* arrays,
+                                   optc_tensor* outputs);
+
+/* `arrays`: the inputs, then the outputs that the caller has allocated; one that is NULL comes back in `outputs`. */
+OPTC_API int32_t optc_run_arrays(optc_context* context, const optc_array_facts* facts, const char* const* arrays,
+                                 optc_tensor* outputs);
 
 #endif
