@@ -29,7 +29,7 @@ def lower(graph: Graph, target: Target, fallback: Fallback | None = None) -> Low
 
     Without one, raises UnsupportedError naming every such node.
     """
-    _load_registries()
+    load_registries()
     lowering = _Lowering(target, graph, fallback)
     steps = lowering.graph_steps(graph)
     if lowering.refused:
@@ -40,7 +40,8 @@ def lower(graph: Graph, target: Target, fallback: Fallback | None = None) -> Low
     return Lowered(graph, steps)
 
 
-def _load_registries() -> None:
+def load_registries() -> None:
+    """Registers every index definition, kernel builder and C op."""
     from .kernels import builders, c_ops, index  # noqa: F401  (c_ops registers when imported)
 
     index.load_all()
