@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
 import subprocess
 import tempfile
@@ -89,14 +90,22 @@ def evaluate(expr: Any, values: Mapping[Any, int]) -> int:
     return int(tvm.sym.Analyzer().simplify(tvm_ffi.structural_map(expr, (tvm.tirx.Var, replace))))
 
 
+@functools.cache
+def _launcher() -> Path:
+    """The launcher's object file, compiled once a process."""
+    path = Path(tempfile.mkdtemp(prefix="optc-jit-"), "launch.o")
+    subprocess.run(["cc", "-c", "-O2", "-fPIC", str(LAUNCHER), "-o", str(path)], check=True)
+    return path
+
+
 def jit(kernels: Mapping[str, Any], target: Target | None = None, threads: int = 1) -> dict[str, JitKernel]:
     """Compiles `kernels` and returns them as callables that run on `threads` threads."""
     target = target or Target.host()
     folder = tempfile.mkdtemp(prefix="optc-jit-")
     obj, library = Path(folder, "kernels.o"), Path(folder, "kernels.so")
     obj.write_bytes(compile_kernels(kernels, target))
-    command = ["cc", "-shared", "-O2", "-fPIC", *target.cflags, str(LAUNCHER), str(obj), "-o", str(library)]
-    subprocess.run([*command, "-lm", "-lpthread"], check=True)
+    command = ["cc", "-shared", str(_launcher()), str(obj), "-o", str(library), "-lm", "-lpthread"]
+    subprocess.run(command, check=True)
     loaded = ctypes.CDLL(str(library))
     loaded.jit_start(ctypes.c_int32(threads))
     return {name: JitKernel(getattr(loaded, name), signature(func)) for name, func in kernels.items()}

@@ -105,18 +105,22 @@ def to_locals(func: Any) -> Any:
             return statement
         flat = _Flattened()
         value = flat.expr(statement.value)
-        return tirx.SeqStmt([*flat.statements, tirx.BufferStore(statement.buffer, value, statement.indices)])
+        return _sequence([*flat.statements, tirx.BufferStore(statement.buffer, value, statement.indices)])
 
     def evaluate(statement: Any) -> Any:
         if not _contains_binding(statement.value):
             return statement
         flat = _Flattened()
         value = flat.expr(statement.value)
-        return tirx.SeqStmt([*flat.statements, tirx.Evaluate(value)])
+        return _sequence([*flat.statements, tirx.Evaluate(value)])
 
     return func.with_body(
         tvm_ffi.structural_map(func.body, [(tirx.BufferStore, store), (tirx.Evaluate, evaluate)], order="pre")
     )
+
+
+def _sequence(statements: list[Any]) -> Any:
+    return statements[0] if len(statements) == 1 else tirx.SeqStmt(statements)
 
 
 class _Flattened:
