@@ -278,8 +278,12 @@ static int32_t tvm_task(int32_t task, int32_t num_tasks, void* argument) {
   return job->lambda(task, &env, job->data) ? OPTC_RUNTIME : OPTC_OK;
 }
 
+/* A loop is cut finer than one task a thread, so that a thread that other processes hold up leaves its share to the
+ * others. */
 static int tvm_launch(int (*lambda)(int, tvm_env*, void*), void* data, int num_task) {
   tvm_job job = {lambda, data};
+  int32_t threads = current ? current->options.num_threads : 1;
+  if (num_task == 0 && threads > 1) num_task = 4 * threads;
   return optc_parallel(current, tvm_task, &job, num_task);
 }
 
