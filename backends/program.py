@@ -259,20 +259,37 @@ class _Writer:
             if self.storage.is_heap(value):
                 self.allocate(value)
         name = self.kernel_symbol(step)
-        scratch = iter(self.storage.scratch[id(step)])
+        places, own = self.scratch(step)
+        scratch = iter(places)
         args = [self.argument(step, p, scratch) for p in step.params]
         args += [f"(int64_t){c_dim(s)}" for s in step.symbols]
         pointers = ["void*"] * (len(args) - len(step.symbols))
         self.signatures[name] = ", ".join(pointers + ["int64_t"] * len(step.symbols))
         number = self.step_number(step.name)
         self.emit(f"OPTC_STEP({number}, {name}({', '.join(args)}));")
+        for place in own:
+            self.emit(f"optc_release(context, {place});")
 
-    def argument(self, step: Kernel, param: Param, scratch: Iterator[int]) -> str:
+    def scratch(self, step: Kernel) -> tuple[list[str], list[str]]:
+        """C expressions of a kernel's scratch memory, and which of them it allocates: those sized by data."""
+        places, own = [], []
+        for scratch, buffer in zip(step.scratch, self.storage.scratch[id(step)], strict=True):
+            if buffer is not None:
+                places.append(f"B[{buffer}]")
+                continue
+            place = self.fresh("s")
+            self.emit(f"char* {place} = optc_alloc(context, {c_dim(scratch.nbytes)});")
+            self.emit(f"if (!{place}) return OPTC_OUT_OF_MEMORY;")
+            places.append(place)
+            own.append(place)
+        return places, own
+
+    def argument(self, step: Kernel, param: Param, scratch: Iterator[str]) -> str:
         if isinstance(param, Value):
             return self.storage.place(param)
         if isinstance(param, np.ndarray):
             return f"(char*)(W + {self.weights.add(step.name, param)})"
-        return f"B[{next(scratch)}]"
+        return next(scratch)
 
     def kernel_symbol(self, step: Kernel) -> str:
         """The symbol of this step's function; equal functions share one."""

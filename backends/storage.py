@@ -62,7 +62,7 @@ class Storage:
         self.buffers: list[Buffer] = []
         self.heap: dict[Value, int] = {}  # values on the heap and the number of their tensor variable
         self.positions: dict[int, tuple[int, int]] = {}  # id(step) -> first and last position
-        self.scratch: dict[int, list[int]] = {}  # id(step) -> its scratch buffers
+        self.scratch: dict[int, list[int | None]] = {}  # id(step) -> its scratch buffers, None: allocated while running
         self._place: dict[Value, str] = {}
         self._buffer_of: dict[Value, int] = {}
         self._alias: dict[Value, Value] = {}
@@ -148,7 +148,10 @@ class Storage:
                 if value not in self._alias:
                     self._give(value, first, last)
             if isinstance(step, Kernel):
-                self.scratch[id(step)] = [self._new_buffer(s.nbytes, first, last) for s in step.scratch]
+                self.scratch[id(step)] = [
+                    self._new_buffer(s.nbytes, first, last) if free_symbols([s.nbytes]) <= self.bound else None
+                    for s in step.scratch
+                ]
 
     def _share_state(self, out: Value, state: Value, first: int, last: int) -> None:
         """The final state is where the loop kept it (unless the caller wants it elsewhere: then it is copied)."""
