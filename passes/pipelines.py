@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ..compiler.errors import UsageError
 from ..compiler.ir import Graph
 from .base import Pass, PassContext, run_passes
-from .fusion import activation, affine, attention, gelu, matmul, norm, padding, qdq, softmax, spatial
+from .fusion import activation, affine, attention, embedding, gelu, matmul, norm, padding, qdq, softmax, spatial
 from .fusion.expand import ExpandFused
 from .fusion.siblings import MergeSiblings
 from .rewrite import RULES, Explanation, Rewrite, explain
@@ -21,18 +21,20 @@ from .simplify.dead_code import DeadCode
 from .simplify.fold import FoldConstants
 
 _RULE_FILES = (
-    activation, affine, arithmetic, attention, gelu, identities, matmul, norm, padding, qdq, softmax, spatial,
-    transposes, views,
+    activation, affine, arithmetic, attention, embedding, gelu, identities, matmul, norm, padding, qdq, softmax,
+    spatial, transposes, views,
 )  # fmt: skip
 """Imported so that their rules are registered."""
 
 _CLEAN = (
     "no-op", "concat-empty", "split-concat", "double-inverse", "view-of-view", "static-reshape",
     "transpose-of-transpose", "cast-of-cast", "slice-of-slice", "shape-element", "gather-of-shape",
-    "shape-of-input",
+    "shape-of-input", "reduce-keeping-dims",
 )  # fmt: skip
 _ARITHMETIC = ("constant-chain", "divide-exactly", "max-as-relu", "merge-clips")
-_FOLDED_INTO_WEIGHTS = ("linear-batch-norm", "linear-affine", "scaled-input", "pad-into-window")
+_FOLDED_INTO_WEIGHTS = (
+    "linear-batch-norm", "linear-affine", "scaled-input", "pad-into-window", "one-hot-product", "pointwise-of-table",
+)  # fmt: skip
 _GEMM = ("matmul-bias", "gemm-sum", "gemm-transpose")
 _FROM_PIECES = (
     "gelu-erf", "gelu-tanh", "layer-norm", "norm-scale", "norm-bias", "softmax", "hard-sigmoid", "hard-swish-split",
@@ -40,7 +42,7 @@ _FROM_PIECES = (
 )  # fmt: skip
 _FOR_BACKEND = (
     "divide-by-constant", "gemm-of-rows", "rms-norm", "hard-swish", "swish", "mish", "transpose-as-reshape",
-    "batch-norm-affine", "double-qdq", "sink-dequantize", "hoist-quantize",
+    "batch-norm-affine", "pointwise-of-table", "double-qdq", "sink-dequantize", "hoist-quantize",
 )  # fmt: skip
 _ATTENTION = ("attention", "attention-scale", "attention-layout", "attention-output-layout", "grouped-query")
 
@@ -58,7 +60,7 @@ SIMPLIFY: tuple[Pass, ...] = (
     InlineControl(),
     *_round(*_CLEAN, *_ARITHMETIC, *_FROM_PIECES),
     *_round(*_CLEAN, *_FOLDED_INTO_WEIGHTS),
-    *_round(*_CLEAN, *_GEMM, *transposes.SINK_RULES),
+    *_round(*_CLEAN, *_GEMM, "pointwise-of-table", *transposes.SINK_RULES),
 )
 """For export: ONNX ops only, and none that ONNX Runtime runs slower than what it replaces."""
 

@@ -27,7 +27,7 @@ from .base import (
 )  # fmt: skip
 from .shape import target_dims
 
-_FAR = 2**31 - 1  # bounds of this size mean "to the end"
+_FAR = 10**9  # bounds of this size mean "to the end": exporters write from this to 2**63 - 1
 
 
 @register

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -57,6 +58,12 @@ def _neutral(number: float, sides: tuple[int, ...]) -> _Source:
         return None
 
     return source
+
+
+def _extremum(number: float) -> _Source:
+    """Max(x), or Max(x, -inf); Min likewise."""
+    neutral = _neutral(number, (0, 1))
+    return lambda node: _only(node) or neutral(node)
 
 
 def _slice(node: Node) -> Value | None:
@@ -124,8 +131,8 @@ _SOURCES: dict[str, _Source] = {
     "Concat": _only,
     "Sum": _only,
     "Mean": _only,
-    "Max": _only,
-    "Min": _only,
+    "Max": _extremum(-math.inf),
+    "Min": _extremum(math.inf),
     "Clip": _clip,
     "AveragePool": _pool,
     "MaxPool": _pool,

@@ -15,11 +15,12 @@ import numpy as np
 
 from ...compiler.ir import Node, Value
 from ...compiler.types import DType
-from ..facts import VIEWS, known_ints, perm_of, reshape_vector
+from ..facts import VIEWS, axes_of, known_ints, perm_of, reshape_vector, same_shape
 from ..pattern import Op, Scalar
 from ..rewrite import Match, Rule, register_rule
 
 _VIEWS = tuple(sorted(VIEWS))
+_REDUCTIONS = ("ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum")
 
 
 @register_rule
@@ -159,6 +160,28 @@ class SliceOfSlice(Rule):
             return None
         steps = known_ints(node.input(4)) if node.input(4) is not None else [1] * len(axes)
         return None if steps is None else [starts, ends, [a % len(shape) for a in axes], steps]
+
+
+@register_rule
+class ReduceKeepingDims(Rule):
+    """Reshape(Reduce(x; A, dims dropped)) -> Reduce(x; A, dims kept) where the Reshape brings them back as 1."""
+
+    name: ClassVar[str] = "reduce-keeping-dims"
+    patterns: ClassVar[tuple[Op, ...]] = (
+        Op(("Reshape", "Unsqueeze"), Op(_REDUCTIONS, "x", rest=True, name="reduce", attrs={"keepdims": 0}), "form"),
+    )
+
+    def check(self, m: Match) -> str | None:
+        axes, shape = axes_of(m.node("reduce")), m["x"].type.shape
+        if not axes or shape is None:
+            return "the axes are unknown, or all"
+        reduced = {a % len(shape) for a in axes}
+        kept = m["x"].type.with_shape(1 if i in reduced else d for i, d in enumerate(shape))
+        return None if same_shape(kept, m.root.output.type) else "the dims do not come back as 1"
+
+    def rewrite(self, m: Match) -> Value:
+        node = m.node("reduce")
+        return m.emit(node.op, node.inputs, {**node.attrs, "keepdims": 1})
 
 
 @register_rule

@@ -72,6 +72,22 @@ REWRITES = {
         """graph main(%x: f32[B,S,3]) { %w: f32[3,2] = const [[1,4],[2,5],[3,6]] %b: f32[2] = const [1,2]
           %a = MatMul(%x, %w) %y = Add(%a, %b) return %y }""",
     ),
+    "one-hot-product": (
+        """graph main(%x: i32[N,S]) { %u = const [2] %i = Unsqueeze(%x, %u) %k: i32[1,1,3] = const [[[0,1,2]]]
+          %w: f32[3,2] = const [[1,2],[3,4],[5,6]] %e = Equal(%i, %k) %h = Cast(%e) {to=f32} %y = MatMul(%h, %w)
+          return %y }""",
+        """graph main(%x: i32[N,S]) { %u = const [2] %l = const [-1] %a: i32[] = const -1 %b: i32[] = const 3
+          %w: f32[4,2] = const [[1,2],[3,4],[5,6],[0,0]] %i = Unsqueeze(%x, %u) %s = Squeeze(%i, %l)
+          %c = Clip(%s, %a, %b) %y = Gather(%w, %c) {axis=0} return %y }""",
+    ),
+    "pointwise-of-table": (
+        """graph main(%x: i64[N,S]) { %w: f32[4,2] = const [[1,-2],[3,4],[5,6],[0,0]] %c: f32[1,1,2] = const [[[1,2]]]
+          %zero: i64[] = const 0 %three: i64[] = const 3 %i = Clip(%x, %zero, %three)
+          %g = Gather(%w, %i) %a = Add(%c, %g) %y = Relu(%a) return %y }""",
+        """graph main(%x: i64[N,S]) { %w: f32[4,2] = const [[1,-2],[3,4],[5,6],[0,0]] %c: f32[2] = const [1,2]
+          %zero: i64[] = const 0 %three: i64[] = const 3 %i = Clip(%x, %zero, %three)
+          %a = Add(%w, %c) %g = Gather(%a, %i) {axis=0} %y = Relu(%g) return %y }""",
+    ),
     "softmax": (
         """graph main(%x: f32[N,5]) { %a = const [-1] %m = ReduceMax(%x, %a) %s = Sub(%x, %m) %e = Exp(%s)
           %t = ReduceSum(%e, %a) %y = Div(%e, %t) return %y }""",
@@ -172,6 +188,16 @@ KEPT = {
         """graph main(%x: f32[6,S,3]) { %w: f32[3,2] = const 1 %r = const [-1,3] %s = const [3,-1,2]
           %f = Reshape(%x, %r) %g = Gemm(%f, %w) %y = Reshape(%g, %s) return %y }""",
         "not brought back as they were",
+    ),
+    "one-hot-product": (
+        """graph main(%i: i32[N,S,1]) { %k: i32[3] = const [0,2,1] %w: f32[3,2] = const 1 %e = Equal(%i, %k)
+          %h = Cast(%e) {to=f32} %y = MatMul(%h, %w) return %y }""",
+        "not 0, 1, 2",
+    ),
+    "pointwise-of-table": (
+        """graph main(%i: i64[N,S]) { %w: f32[4,2] = const 1 %c: f32[3,1] = const [[1],[2],[3]] %g = Gather(%w, %i)
+          %y = Add(%g, %c) return %y }""",
+        "not one number a column",
     ),
     "softmax": (
         """graph main(%x: f32[N,5]) { %a = const [-1] %b = const [0,1] %m = ReduceMax(%x, %a) %s = Sub(%x, %m)

@@ -22,6 +22,7 @@ IDENTITIES = {
     "div 1": "%c: f32[1] = const 1 %y = Div(%x, %c)",
     "pow 1": "%c: f32[] = const 1 %y = Pow(%x, %c)",
     "max of one": "%y = Max(%x)",
+    "max with -inf": "%c: f32[] = const -inf %y = Max(%c, %x)",
     "clip without bounds": "%y = Clip(%x)",
     "where": "%c: bool[] = const true %z: f32[] = const 3 %y = Where(%c, %x, %z)",
     "pool of one": "%y = MaxPool(%x) {kernel_shape=[1]}",
@@ -94,6 +95,11 @@ REWRITES = {
           %s = Slice(%x, %b, %e, %a) %y = Slice(%s, %b, %l, %c) return %y }""",
         """graph main(%x: f32[N,6,S]) { %b = const [1,1] %e = const [5,9999] %a = const [1,2] %t = const [1,1]
           %y = Slice(%x, %b, %e, %a, %t) return %y }""",
+    ),
+    "reduce-keeping-dims": (
+        """graph main(%x: f32[N,S,4]) { %a = const [-1] %r = ReduceMax(%x, %a) {keepdims=0} %y = Unsqueeze(%r, %a)
+          return %y }""",
+        "graph main(%x: f32[N,S,4]) { %a = const [-1] %y = ReduceMax(%x, %a) {keepdims=1} return %y }",
     ),
     "shape-element": (
         """graph main(%x: f32[N,S]) { %s = Shape(%x) %i: i64[] = const 1 %g = Gather(%s, %i) %a = const [0]
@@ -208,6 +214,11 @@ KEPT = {
         """graph main(%x: f32[N,6]) { %b = const [1] %e = const [5] %a = const [1] %c = const [-1]
           %s = Slice(%x, %b, %e, %a) %y = Slice(%s, %b, %e, %c) return %y }""",
         "both cut the same axis",
+    ),
+    "reduce-keeping-dims": (
+        """graph main(%x: f32[N,S,4]) { %a = const [-1] %b = const [0] %r = ReduceMax(%x, %a) {keepdims=0}
+          %y = Unsqueeze(%r, %b) return %y }""",
+        "do not come back as 1",
     ),
     "shape-element": (
         """graph main(%x: f32[N,S], %i: i64[]) { %s = Shape(%x) %g = Gather(%s, %i) %a = const [0]
