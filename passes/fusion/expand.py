@@ -38,5 +38,6 @@ class ExpandFused:
                 node.graph.replace(node, values)
         ctx.count(self.name, len(nodes))
         if nodes and "optc.MatMul" in self.keep:
-            apply_rules(graph, [TransposeOfTranspose(), NoOp(), MatMulTranspose(), MatMulScale()], ctx)
+            apply_rules(graph, [MatMulTranspose(), MatMulScale()], ctx)  # before transposes merge with others
+            apply_rules(graph, [TransposeOfTranspose(), NoOp()], ctx)
         return bool(nodes)

@@ -120,8 +120,8 @@ def test_a_kept_product_takes_the_transposes_of_an_expanded_attention() -> None:
     assert_same(
         graph,
         f"""graph main({QKV}) {{
-      %a = Transpose(%q) {{perm=[0,2,1,3]}} %b = Transpose(%k) {{perm=[0,2,3,1]}} %c = Transpose(%v) {{perm=[0,2,1,3]}}
-      %s = optc.MatMul(%a, %b) {{alpha=0.5}} %p = Softmax(%s) {{axis=-1}} %o = MatMul(%p, %c)
+      %a = Transpose(%q) {{perm=[0,2,1,3]}} %b = Transpose(%k) {{perm=[0,2,1,3]}} %c = Transpose(%v) {{perm=[0,2,1,3]}}
+      %s = optc.MatMul(%a, %b) {{alpha=0.5, transB=1}} %p = Softmax(%s) {{axis=-1}} %o = MatMul(%p, %c)
       %y = Transpose(%o) {{perm=[0,2,1,3]}} return %y }}""",
     )
 
