@@ -174,8 +174,8 @@ def _on_stack(func: Any) -> Any:
 
     def visit(statement: Any) -> Any:
         array = statement.buffer
-        extents = [int(e) if isinstance(e, tirx.IntImm) else None for e in array.shape]
-        if None in extents or math.prod(extents) * itemsize(str(array.dtype)) > STACK_BYTES:
+        known = all(isinstance(e, tirx.IntImm) for e in array.shape)
+        if not known or math.prod(map(int, array.shape)) * itemsize(str(array.dtype)) > STACK_BYTES:
             return statement
         return tirx.AllocBuffer(array, {"disable_lower_builtin": tirx.IntImm("int32", 1)})
 

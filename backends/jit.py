@@ -66,17 +66,22 @@ class JitKernel:
         if missing:
             raise ValueError(f"no array shows the dims {missing}")
         for formal, actual in zip(buffers, arrays, strict=True):
-            if math.prod(evaluate(e, values) for e in formal.shape) != actual.size:
+            if _count(formal.shape, values) != actual.size:
                 raise ValueError(f"{formal.name}: expected shape {list(formal.shape)}, got {actual.shape}")
         return values
 
     def _scratch(self, dims: dict[Any, int]) -> np.ndarray:
-        buffer = self._signature.workspace
-        size = math.prod(evaluate(e, dims) for e in buffer.shape)  # type: ignore[union-attr]
+        buffer: Any = self._signature.workspace
+        size = _count(buffer.shape, dims)
         if self._workspace is None or self._workspace.size < size:
             raw = np.full(size + 16, np.nan, "float32")
             self._workspace = raw[-raw.ctypes.data % 64 // 4 :]
         return self._workspace
+
+
+def _count(shape: Any, values: Mapping[Any, int]) -> int:
+    """Elements of a tensor of this shape."""
+    return math.prod([evaluate(extent, values) for extent in shape])
 
 
 def evaluate(expr: Any, values: Mapping[Any, int]) -> int:

@@ -73,7 +73,9 @@ def _time(call: Callable[[], Any], repeat: int) -> float:
     return (time.perf_counter() - start) / repeat
 
 
-def _session(node: Any, inputs: dict[str, np.ndarray], constants: dict[str, np.ndarray], threads: int) -> Any:
+def _session(
+    node: Any, inputs: dict[str, np.ndarray], constants: dict[str, np.ndarray], threads: int
+) -> Callable[[], None]:
     """A call of a one-node model whose inputs and output stay bound."""
     values = [helper.make_tensor_value_info(k, TensorProto.FLOAT, v.shape) for k, v in inputs.items()]
     out = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
@@ -88,7 +90,11 @@ def _session(node: Any, inputs: dict[str, np.ndarray], constants: dict[str, np.n
         binding.bind_ortvalue_input(key, ort.OrtValue.ortvalue_from_numpy(value))
     first = session.run(None, inputs)[0]
     binding.bind_ortvalue_output("y", ort.OrtValue.ortvalue_from_numpy(first))
-    return lambda: session.run_with_iobinding(binding)
+
+    def call() -> None:
+        session.run_with_iobinding(binding)
+
+    return call
 
 
 def _random(*shape: int) -> np.ndarray:
@@ -122,7 +128,10 @@ def conv_layer(
         plan = next(iter(template.plans(spec, target)))
         kernel_ = jit({"f": template.build(spec, plan)}, target, threads)["f"]
         y = aligned(np.empty((1, *spec.out_spatial, c_out), "float32"))
-        return kernel_.bind(_random(1, *size, c_in), aligned(template.pack_weights(w, spec, plan)), y)
+        call: Callable[[], None] = kernel_.bind(
+            _random(1, *size, c_in), aligned(template.pack_weights(w, spec, plan)), y
+        )
+        return call
 
     text = f"{name} {size[0]}x{size[1]} {c_in}>{c_out} k{kernel} s{stride}" + (f" g{group}" if group > 1 else "")
     return Layer(text, peer, ours)
@@ -151,19 +160,19 @@ def matmul_layer(name: str, spec: MatmulSpec) -> Layer:
 def layers() -> Iterator[Layer]:
     """The layer shapes of ResNet-50, MobileNetV2, BERT-base and a text recogniser."""
     yield conv_layer("resnet", (224, 224), 3, 64, 7, 2)
-    for size, narrow, wide in ((56, 64, 256), (28, 128, 512), (14, 256, 1024), (7, 512, 2048)):
-        yield conv_layer("resnet", (size, size), narrow, narrow, 3)
-        yield conv_layer("resnet", (size, size), narrow, wide, 1)
-        yield conv_layer("resnet", (size, size), wide, narrow, 1)
+    for side, narrow, wide in ((56, 64, 256), (28, 128, 512), (14, 256, 1024), (7, 512, 2048)):
+        yield conv_layer("resnet", (side, side), narrow, narrow, 3)
+        yield conv_layer("resnet", (side, side), narrow, wide, 1)
+        yield conv_layer("resnet", (side, side), wide, narrow, 1)
     yield conv_layer("resnet", (56, 56), 128, 128, 3, 2)
     yield conv_layer("resnet", (56, 56), 256, 512, 1, 2)
     yield conv_layer("resnet", (14, 14), 512, 512, 3, 2)
     yield matmul_layer("resnet fc", MatmulSpec(1, 1000, 2048, trans_b=True))
     yield conv_layer("mobilenet", (224, 224), 3, 32, 3, 2)
-    for size, c, stride in ((112, 32, 1), (112, 96, 2), (56, 144, 1), (28, 192, 1), (14, 576, 1), (7, 960, 1)):
-        yield conv_layer("mobilenet dw", (size, size), c, c, 3, stride, c)
-    for size, c_in, c_out in ((112, 16, 96), (56, 24, 144), (56, 144, 24), (28, 32, 192), (14, 96, 576), (7, 960, 320)):
-        yield conv_layer("mobilenet", (size, size), c_in, c_out, 1)
+    for side, c, stride in ((112, 32, 1), (112, 96, 2), (56, 144, 1), (28, 192, 1), (14, 576, 1), (7, 960, 1)):
+        yield conv_layer("mobilenet dw", (side, side), c, c, 3, stride, c)
+    for side, c_in, c_out in ((112, 16, 96), (56, 24, 144), (56, 144, 24), (28, 32, 192), (14, 96, 576), (7, 960, 320)):
+        yield conv_layer("mobilenet", (side, side), c_in, c_out, 1)
     for n, k in ((768, 768), (3072, 768), (768, 3072)):
         yield matmul_layer("bert", MatmulSpec(128, n, k))
     yield matmul_layer("bert qk", MatmulSpec(128, 128, 64, (12,), (12,), constant_b=False))

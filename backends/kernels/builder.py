@@ -94,7 +94,7 @@ def buffer(name: str, shape: Sequence[Dim], dtype: str = "float32") -> Any:
 
 def itemsize(dtype: str) -> int:
     """Bytes of one element."""
-    return (tvm_ffi.dtype(dtype).bits + 7) // 8
+    return (int(tvm_ffi.dtype(dtype).bits) + 7) // 8
 
 
 def splat(value: Expr, lanes: int) -> Expr:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from tvm import tirx
 
+from ...compiler.errors import UnsupportedError
 from ..target import Target
 from . import matmul
 from .builder import (
@@ -102,12 +103,14 @@ class ConvPlan:
 
 
 def plans(spec: ConvSpec, target: Target) -> Iterator[ConvPlan | MatmulPlan]:
-    """Legal plans, the best guess first."""
+    """Legal plans, the best guess first. Raises UnsupportedError for negative padding, which crops."""
+    if min(spec.pads) < 0:
+        raise UnsupportedError("convolution with negative padding", found=spec.pads)
     if spec.pointwise:
         yield from matmul.plans(_as_matmul(spec, flat=True), target)
         return
     g = _Geometry.of(spec)
-    height = guess(g.out[1])
+    height = max(1, guess(g.out[1]))
     workers = target.num_cores if spec.macs >= matmul.PARALLEL_MACS else 1
     row_bytes = 4 * guess(g.pitch) * g.kernel[0]
     for tile, th, tw in _pixel_tiles(spec, g, target)[:8]:
@@ -232,14 +235,14 @@ def _as_matmul(spec: ConvSpec, flat: bool) -> MatmulSpec:
 def _pixel_tiles(spec: ConvSpec, g: _Geometry, target: Target) -> list[tuple[RegisterTile, int, int]]:
     """(tile, height, width) choices, the cheapest by estimate first."""
     out_h, out_w = static(g.out[1]), static(g.out[2])
-    width, columns = guess(g.out[2]), spec.c_out // spec.group
+    width, columns = max(1, guess(g.out[2])), spec.c_out // spec.group
     found: dict[tuple[RegisterTile, int, int], float] = {}
     for vectors in range(1, min(6, -(-columns // target.lanes)) + 1):
         panels = -(-columns // (vectors * target.lanes))
         far = is_far(vectors * target.lanes, spec.c_in // spec.group * int(product(g.kernel)), target)
         for most in range(1, min(16, width) + 1):
             tw = -(-width // -(-width // most)) if out_w else most
-            heights = range(1, 1 + min(14 // tw, out_h or 4)) if tw == out_w else (1,)
+            heights = range(1, 1 + max(1, min(14 // tw, out_h or 4))) if tw == out_w else (1,)
             for th in heights:
                 tile = RegisterTile(th * tw, vectors, target.lanes)
                 if not tile.fits(target):

@@ -211,7 +211,7 @@ def _multiply(kb: KernelBuilder, spec: MatmulSpec, plan: MatmulPlan, a: Expr, b:
                 tile_to_output(
                     kb, replace(plan.tile, rows=count), a, rows, Run((), k, steps[1]),
                     Panels(b, b_base + number * panel_size, pitch, plan.ahead), number, output, out_rows,
-                    lambda i: [out_rows[i]] if _is_flat(output) else [*index, start + i],
+                    lambda i: [out_rows[0] + i] if _is_flat(output) else [*index, start + i],
                 )  # fmt: skip
 
             row_tiles(kb, plan.tile.rows, m, one, block, plan.row_block)

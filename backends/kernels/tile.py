@@ -181,21 +181,22 @@ def tile_to_output(
     panel: Expr,
     output: Output,
     out_rows: Sequence[Dim],
-    indices: Callable[[int], Sequence[Expr]],
+    indices: Callable[[Dim], Sequence[Expr]],
     first_column: Dim = 0,
 ) -> None:
     """One register tile, stored to rows `out_rows` of the output at the columns of panel number `panel`.
 
     `indices(i)`: logical index of row i without the column; `first_column` is added to columns (groups). The last
-    panel stores only the columns that exist.
+    panel stores only the columns that exist; where their number is not known, the rows must follow each other.
     """
     columns = known(output.columns)
     panels = ceildiv(columns, tile.panel)
     sums: dict[tuple[int, int], Expr] = {}
     register_tile(kb, tile, a, rows, run, b, lambda i, j, value: sums.__setitem__((i, j), value))
 
-    def put(i: int, column: Dim, value: Expr, count: int, lanes: int) -> None:
-        at = out_rows[i] * output.pitch + column + first_column
+    def put(i: Dim, column: Dim, value: Expr, count: int, lanes: int) -> None:
+        row = out_rows[i] if isinstance(i, int) else out_rows[0] + i
+        at = row * output.pitch + column + first_column
         store_lanes(
             kb, output.view, at, value, count, lanes, output.epilogue, [*indices(i), i64(column + first_column)]
         )
@@ -224,7 +225,7 @@ def tile_to_output(
         spill = kb.local(len(rows.offsets) * tile.panel, name="spill")
         for (i, j), value in sums.items():
             kb.store(spill, (i * tile.vectors + j) * tile.lanes, value, tile.lanes)
-        for i in range(len(rows.offsets)):
+        with kb.loop(len(rows.offsets), "i") as i:
             with kb.loop(floordiv(rest, tile.lanes), "j") as j:
                 value = kb.load(spill, j * tile.lanes + i * tile.panel, tile.lanes)
                 put(i, panel * tile.panel + j * tile.lanes, value, tile.lanes, tile.lanes)
@@ -249,7 +250,7 @@ def tiles(rows: int | None, columns: int, depth: int, target: Target, most_rows:
     """Register tiles for a matrix of `rows` (None: many, unknown) x `columns` with `depth` steps of k, the cheapest by
     estimate first."""
     found: dict[RegisterTile, float] = {}
-    whole = rows if rows is not None else 1 << 12
+    whole, columns = max(1, rows) if rows is not None else 1 << 12, max(1, columns)
     for vectors in range(1, min(6, -(-columns // target.lanes)) + 1):
         far = is_far(vectors * target.lanes, depth, target)
         for most in range(1, min(most_rows, whole) + 1):

@@ -129,7 +129,10 @@ def _with_sign_of(value: Expr, sign: Expr) -> Expr:
 
 @_precise()
 def exp(x: Expr, let: _Let) -> Expr:
-    """e^x = 2^n e^r with |r| <= ln 2 / 2; the scaling by 2^n in two steps reaches denormals and overflows to infinity."""
+    """e^x = 2^n e^r with |r| <= ln 2 / 2.
+
+    The scaling by 2^n goes in two steps: so it reaches denormals, and overflows to infinity.
+    """
     x = let(clip(x, -104.0, 89.0))
     magic = 12582912.0  # 1.5 * 2^23: adding it rounds to an integer, which then stands in the low bits
     n = let(_bits(x * like(1.44269504088896341, x) + like(magic, x)) - _int(0x4B400000, x))
@@ -162,7 +165,10 @@ def log(x: Expr, let: _Let) -> Expr:
     z = let(m * m)
     p = _polynomial(
         m,
-        (0.070376836292, -0.1151461031, 0.1167699874, -0.12420140846, 0.14249322787, -0.16668057665, 0.20000714765, -0.24999993993, 0.33333331174),
+        (
+            *(7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1),
+            *(-1.6668057665e-1, 2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1),
+        ),
     )
     y = m + (p * m * z + e * like(-2.12194440e-4, x) - like(0.5, x) * z) + e * like(0.693359375, x)
     y = tirx.Select(x > zero, y, tirx.Select(tirx.EQ(x, zero), like(-math.inf, x), like(math.nan, x)))

@@ -29,6 +29,9 @@ from .builder import (
 )
 from .tile import row_tiles
 
+UNROLLED_TAPS = 16
+"""Windows up to this width are unrolled."""
+
 
 @dataclass(frozen=True)
 class Windows:
@@ -98,7 +101,7 @@ def emit_windows(
 ) -> None:
     """All windows from flat view `x` to flat view `y`, `pixels` interior ones at a time."""
     rank, w = len(windows.size), windows.lifted()
-    inner_from = minimum(-(-w.begin[2] // w.strides[2]), w.out[2])
+    inner_from = minimum(max(0, -(-w.begin[2] // w.strides[2])), w.out[2])
     reach = (w.kernel[2] - 1) * w.dilations[2] + 1
     fitting = floordiv(w.size[2] + w.begin[2] - reach, w.strides[2]) + 1
     inner_to = kb.let(minimum(w.out[2], maximum(fitting, inner_from)), "inner_to")
@@ -116,7 +119,7 @@ def emit_windows(
 
         def window(ox: Expr, count: int, whole: bool) -> None:
             """`count` neighbouring pixels from `ox` on, whose windows are whole along the width or are clipped."""
-            xs = (i64(0), i64(w.kernel[2]), kb.let(ox * w.strides[2] - w.begin[2], "x0"))
+            xs: tuple[Dim, Dim, Expr] = (0, w.kernel[2], kb.let(ox * w.strides[2] - w.begin[2], "x0"))
             xs = xs if whole else w.taps(kb, 2, ox)
             counts = [z[1] - z[0], yy[1] - yy[0], w.kernel[2] if whole else xs[1] - xs[0]]
 
@@ -135,14 +138,15 @@ def emit_windows(
                         old = kb.load(acc, i * width, width)
                         kb.store(acc, i * width, reduction.step(old, value, tap + kx, at, width), width)
 
-                    if whole:
+                    if whole and w.kernel[2] <= UNROLLED_TAPS:
                         for kx in range(w.kernel[2]):
                             for i in range(count):
                                 step(i, kx, i * w.strides[2] + kx * w.dilations[2])
                         return
-                    with kb.loop(xs[1] - xs[0], "kx") as k:
+                    with kb.loop(known(xs[1] - xs[0]), "kx") as k:
                         kx = kb.let(xs[0] + k, "kx")
-                        step(0, kx, kx * w.dilations[2])
+                        for i in range(count):
+                            step(i, kx, i * w.strides[2] + kx * w.dilations[2])
 
                 with kb.loop(known(z[1] - z[0]), "kz") as kz, kb.loop(known(yy[1] - yy[0]), "ky") as ky:
                     line(kb.let(z[0] + kz, "kz"), kb.let(yy[0] + ky, "ky"))
