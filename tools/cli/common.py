@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -98,5 +99,11 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             raise SystemExit(130) from None
         except BrokenPipeError:
             sys.stderr.close()
+        except Exception as error:
+            if os.environ.get("OPTC_DEBUG"):
+                raise
+            kind = type(error).__name__
+            print(f"optc: internal error: {kind}: {error}. Set OPTC_DEBUG=1 to see where.", file=sys.stderr)
+            raise SystemExit(1) from None
 
     return run
