@@ -302,7 +302,7 @@ def _strip(
             first = kb.let((image * g.out[1] + oy) * g.out[2] + ox, "pixel")
             out_rows = [first + dy * g.out[2] + dx for dy, dx in pixels]
 
-            def index(i: int) -> list[Expr]:
+            def index(i: Any) -> list[Expr]:
                 if output.epilogue is not None and output.epilogue.flat:
                     return [i64(out_rows[i])]
                 dy, dx = pixels[i]
