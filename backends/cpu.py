@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ..compiler.errors import OptcError, UnsupportedError
 from ..compiler.ir import Graph, Node, Value
-from ..compiler.ops.base import op_of
+from ..compiler.ops.base import attr_str, op_of
 from ..compiler.types import free_symbols
 from ..passes.base import Pass
 from ..passes.fusion.expand import ExpandFused
@@ -16,7 +16,7 @@ from ..passes.simplify.dead_code import DeadCode
 from .base import C_OPS, INDEX_DEFINITIONS, KERNEL_BUILDERS
 from .fallback import Fallback
 from .regions import Region, partition
-from .steps import CCallStep, If, Kernel, Loop, Lowered, Scan, Step, Steps, View
+from .steps import CCallStep, If, Kernel, Loop, Lowered, Scan, Step, Steps, Trap, View
 from .target import Target
 from .templates import TEMPLATES, Anchor, has_template
 
@@ -89,11 +89,15 @@ class _Lowering:
 
     def node_steps(self, node: Node, *, skip_template: bool = False) -> Iterator[Step]:
         """One node by itself: a view, control flow, or the first registry that takes it."""
+        inside = [v for g in node.subgraphs.values() for v in (*g.inputs, *g.outputs)]
+        if any(v.type.shape is None for v in (*node.outputs, *inside)):
+            yield from self.refuse(node, "the rank of its output is not known")
+            return
         if node.subgraphs:
             yield self.control_flow(node)
             return
-        if not all(v.type.shape is not None for v in node.outputs):
-            yield from self.refuse(node, "the rank of its output is not known")
+        if node.op == "optc.Trap":
+            yield Trap(node.name, node, attr_str(node, "message", ""))
             return
         if self.is_view(node):
             yield View(node.name, node.operand(0), node.outputs[0])
@@ -163,7 +167,11 @@ class _Lowering:
         return None if call is None else CCallStep(Region((node,), None).name, node, call)
 
     def control_flow(self, node: Node) -> Step:
-        inner = {name: (sub, self.graph_steps(sub)) for name, sub in node.subgraphs.items()}
+        before, inner = self.bound, {}
+        for name, sub in node.subgraphs.items():
+            self.bound = before | free_symbols(d for v in sub.inputs for d in v.type.dims)
+            inner[name] = (sub, self.graph_steps(sub))
+        self.bound = before | free_symbols(d for v in node.outputs for d in v.type.dims)
         if node.op == "If":
             return If(node.name, node, inner)
         body, steps = inner["body"]

@@ -68,6 +68,24 @@ class View:
 
 
 @dataclass
+class Check:
+    """Fails the run unless each pair of dims, taken to be equal when types were inferred, is equal; a message has a
+    %lld for each of the two."""
+
+    name: str
+    equal: Sequence[tuple[Dim, Dim, str]]
+
+
+@dataclass
+class Trap:
+    """Fails the run with a message: a branch that cannot be run."""
+
+    name: str
+    node: Node
+    message: str
+
+
+@dataclass
 class HostCall:
     """A node (or group) that the host's own engine runs; `index` is its number in the artifact."""
 
@@ -102,7 +120,7 @@ class Scan:
     steps: Steps
 
 
-Step: TypeAlias = "Kernel | CCallStep | View | HostCall | If | Loop | Scan"
+Step: TypeAlias = "Kernel | CCallStep | View | Check | Trap | HostCall | If | Loop | Scan"
 Steps: TypeAlias = list[Step]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..compiler.ir import Graph, Node, Value
 from ..compiler.types import Dim, free_symbols
-from .steps import HostCall, If, Kernel, Loop, Scan, Step, Steps, View
+from .steps import Check, HostCall, If, Kernel, Loop, Scan, Step, Steps, View
 
 
 @dataclass
@@ -200,7 +200,7 @@ def outputs_of(step: Step) -> tuple[Value, ...]:
         return tuple(step.outputs)
     if isinstance(step, View):
         return (step.output,)
-    return step.node.outputs
+    return () if isinstance(step, Check) else step.node.outputs
 
 
 def reads_of(step: Step) -> set[Value]:
@@ -209,6 +209,8 @@ def reads_of(step: Step) -> set[Value]:
         return set(step.inputs)
     if isinstance(step, View):
         return {step.input}
+    if isinstance(step, Check):
+        return set()
     values = {v for v in step.node.inputs if v is not None}
     if isinstance(step, (If, Loop, Scan)):
         for graph, inner in nested(step):

@@ -65,6 +65,21 @@ static inline int32_t optc_append(optc_context* context, optc_tensor* all, int64
   return OPTC_OK;
 }
 
+/* Puts `piece` at position `at` of *all, whose first dim counts the pieces; the first call fixes the shape of them. */
+static inline int32_t optc_place(optc_context* context, optc_tensor* all, int first, int64_t at, optc_tensor piece) {
+  const size_t bytes = (size_t)optc_bytes(&piece), dims = sizeof(int64_t) * (size_t)piece.rank;
+  if (first) {
+    all->rank = piece.rank + 1;
+    memcpy(all->shape + 1, piece.shape, dims);
+    all->data = optc_alloc(context, optc_bytes(all));
+    if (!all->data) return OPTC_OUT_OF_MEMORY;
+  } else if (memcmp(all->shape + 1, piece.shape, dims) != 0) {
+    return optc_fail(context, OPTC_RUNTIME, "a scan output changes its shape between iterations");
+  }
+  if (bytes) memcpy((char*)all->data + (size_t)at * bytes, piece.data, bytes);
+  return OPTC_OK;
+}
+
 /* A run-time check of something shape inference had to assume. */
 #define OPTC_REQUIRE(condition, ...)                                              \
   do {                                                                            \
