@@ -238,7 +238,9 @@ class KernelBuilder:
     def finish(self, params: Sequence[Any]) -> Any:
         """The function over buffers `params`; call at the end, with all blocks closed."""
         views = [tirx.DeclBuffer(view, data=view_data) for view, view_data in self._view_data()]
-        return tirx.PrimFunc(list(params), tirx.SeqStmt([*views, *self._frames[0]])).with_attr("tirx.noalias", True)
+        statements = [*views, *self._frames[0]]  # one only where there is nothing to compute: an empty tensor
+        body = statements[0] if len(statements) == 1 else tirx.SeqStmt(statements or [tirx.Evaluate(0)])
+        return tirx.PrimFunc(list(params), body).with_attr("tirx.noalias", True)
 
     def _view_data(self) -> list[tuple[Any, Any]]:
         return [(view, param.data) for param, view in self._views.items()]

@@ -33,12 +33,18 @@ def _accumulator(dtype: DType) -> str:
 
 
 class _Matmul:
-    """Indices of a broadcast matrix product; a vector counts as a row (left) or a column (right)."""
+    """Indices of a broadcast matrix product; a vector counts as a row (left) or a column (right).
+
+    `a` and `b` are the shapes as multiplied, with the last two dims swapped where transA or transB says so.
+    """
 
     def __init__(self, kernel: NodeKernel, left: int, right: int) -> None:
-        self.kernel, self.left, self.right = kernel, left, right
-        a, b = (kernel.shape(kernel.node.operand(n)) for n in (left, right))
-        self.a, self.b, self.length = a, b, a[-1]
+        node = kernel.node
+        self.left, self.right = left, right
+        self.swap_a, self.swap_b = attr_int(node, "transA", 0), attr_int(node, "transB", 0)
+        self.a = _swapped(kernel.shape(node.operand(left)), self.swap_a)
+        self.b = _swapped(kernel.shape(node.operand(right)), self.swap_b)
+        self.length = self.a[-1]
 
     def split(self, index: Sequence[Expr]) -> tuple[list[Expr], Expr | None, Expr | None]:
         """Batch index, row and column of an output index."""
@@ -49,11 +55,15 @@ class _Matmul:
 
     def at_a(self, index: Sequence[Expr], k: Expr) -> list[Expr]:
         batch, row, _ = self.split(index)
-        return [k] if row is None else [*_batch(batch, self.a[:-2]), row, k]
+        return [k] if row is None else _swapped([*_batch(batch, self.a[:-2]), row, k], self.swap_a)
 
     def at_b(self, index: Sequence[Expr], k: Expr) -> list[Expr]:
         batch, _, column = self.split(index)
-        return [k] if column is None else [*_batch(batch, self.b[:-2]), k, column]
+        return [k] if column is None else _swapped([*_batch(batch, self.b[:-2]), k, column], self.swap_b)
+
+
+def _swapped(items: list[Any], swap: int) -> list[Any]:
+    return [*items[:-2], items[-1], items[-2]] if swap else items
 
 
 def _batch(index: Sequence[Expr], dims: Sequence[Dim]) -> list[Expr]:
@@ -61,8 +71,9 @@ def _batch(index: Sequence[Expr], dims: Sequence[Dim]) -> list[Expr]:
     return [i64(0) if isinstance(d, int) and d == 1 else i for i, d in zip(tail, dims, strict=True)]
 
 
-@builds("MatMul")
+@builds("MatMul", "optc.MatMul")
 def matmul(node: Node, context: BuildContext) -> Any:
+    """A B, and alpha op(A) op(B) for the fused op."""
     kernel = NodeKernel(node, context)
     product = _Matmul(kernel, 0, 1)
     zero = const(0, _accumulator(node.operand(0).type.dtype))
@@ -72,7 +83,7 @@ def matmul(node: Node, context: BuildContext) -> Any:
             [product.length],
             lambda acc, k: acc + kernel.load(0, product.at_a(index, k[0])) * kernel.load(1, product.at_b(index, k[0])),
         )
-        kernel.store(index, total)
+        kernel.store(index, _scaled(total, attr_float(node, "alpha", 1.0)))
     return kernel.finish()
 
 

@@ -123,6 +123,23 @@ class GridSample(Op):
 
 
 @register
+class AffineGrid(Op):
+    """theta (N, d, d + 1), size (N, C, spatial...) -> (N, spatial..., d), d the spatial rank."""
+
+    def infer(self, node: Node) -> Sequence[TensorType]:
+        dtype, theta = dtype_of(node, 0), check_rank(node, 0, 3, 3)
+        size, entries = ints(node, 1), check_rank(node, 1, 1, 1)
+        if size is not None:
+            return [TensorType(dtype, (size[0], *size[2:], len(size) - 2))]
+        spatial = theta[1] if theta else None
+        if not isinstance(spatial, int):
+            spatial = entries[0] - 2 if entries and isinstance(entries[0], int) else None
+        if spatial is None:
+            return [TensorType(dtype, None)]
+        return [TensorType(dtype, (fresh_dim("n"), *(fresh_dim("grid") for _ in range(spatial)), spatial))]
+
+
+@register
 class RoiAlign(Op):
     """X (N, C, H, W), rois (R, 4), batch_indices (R) -> (R, C, output_height, output_width)."""
 

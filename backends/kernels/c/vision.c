@@ -171,7 +171,7 @@ int32_t optc_op_affine_grid(OP_ARGUMENTS) {
     double point[4];
     for (int32_t k = 0; k < d; k++) {   /* coordinates in [-1, 1], x (the last dim) first */
       double n = (double)size[rank - 1 - k], i = (double)index[d - 1 - k];
-      point[k] = ints[0] ? (n == 1 ? -1 : -1 + 2 * i / (n - 1)) : -1 + (2 * i + 1) / n;
+      point[k] = ints[0] ? (n == 1 ? 0 : -1 + 2 * i / (n - 1)) : -1 + (2 * i + 1) / n;
     }
     point[d] = 1;
     for (int32_t r = 0; r < d; r++) {
