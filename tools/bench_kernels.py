@@ -1,7 +1,7 @@
 """Times kernel templates beside ONNX Runtime, one layer at a time, and prints the ratios.
 
 Both run in turns in one process; the figure is the median of the ratios of neighbouring runs. Run it with
-`python -m optc.tools.bench_kernels [--threads 1] [--only PATTERN] [--rounds 30]`.
+`python -m optc.tools.bench_kernels [--threads 1] [--only PATTERN] [--rounds 30] [--cpu-time]`.
 """
 
 from __future__ import annotations
@@ -40,14 +40,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", default="")
     parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--cpu-time", action="store_true", help="time this thread's CPU; for one thread on a busy host")
     options = parser.parse_args()
+    clock = time.thread_time if options.cpu_time else time.perf_counter
     target = Target.host()
     ratios = []
     for layer in layers():
         if not re.search(options.only, layer.name):
             continue
         peer, ours = layer.peer(options.threads), layer.ours(target, options.threads)
-        ratio, ours_us, peer_us = compare(ours, peer, options.rounds)
+        ratio, ours_us, peer_us = compare(ours, peer, options.rounds, clock)
         ratios.append(ratio)
         print(
             f"{layer.name:40} {ours_us:9.1f} us   ORT {peer_us:9.1f} us   {ratio:5.2f} (best {ours_us / peer_us:.2f})",
@@ -56,21 +58,23 @@ def main() -> None:
     print(f"geometric mean {math.exp(statistics.fmean(map(math.log, ratios))):.3f} over {len(ratios)} layers")
 
 
-def compare(ours: Callable[[], Any], peer: Callable[[], Any], rounds: int) -> tuple[float, float, float]:
+def compare(
+    ours: Callable[[], Any], peer: Callable[[], Any], rounds: int, clock: Callable[[], float]
+) -> tuple[float, float, float]:
     """(median ratio ours / peer, best of ours, best of peer), times in microseconds."""
     for _ in range(3):
         ours(), peer()
-    repeat = max(1, int(0.002 / max(_time(peer, 1), 1e-6)))
-    times = [(_time(ours, repeat), _time(peer, repeat)) for _ in range(rounds)]
+    repeat = max(1, int(0.002 / max(_time(peer, 1, clock), 1e-6)))
+    times = [(_time(ours, repeat, clock), _time(peer, repeat, clock)) for _ in range(rounds)]
     ratio = statistics.median(a / b for a, b in times)
     return ratio, 1e6 * min(a for a, _ in times), 1e6 * min(b for _, b in times)
 
 
-def _time(call: Callable[[], Any], repeat: int) -> float:
-    start = time.perf_counter()
+def _time(call: Callable[[], Any], repeat: int, clock: Callable[[], float]) -> float:
+    start = clock()
     for _ in range(repeat):
         call()
-    return (time.perf_counter() - start) / repeat
+    return (clock() - start) / repeat
 
 
 def _session(

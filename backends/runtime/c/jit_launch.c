@@ -1,8 +1,10 @@
-/* Parallel launch for kernels loaded by jit.py: a pool of threads that spin between calls. One caller at a time. */
+/* Parallel launch for kernels loaded by jit.py: a pool of threads that spin between calls and, when a while has gone
+   without one, look every millisecond. One caller at a time. */
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <time.h>
 
 typedef struct {
   void *sync_handle;
@@ -12,7 +14,7 @@ typedef int (*Task)(int id, Environment *environment, void *data);
 
 extern void *__TVMBackendParallelLaunch __attribute__((weak));
 
-enum { MAX_THREADS = 64 };
+enum { MAX_THREADS = 64, SPINS = 1 << 20 };
 static int32_t num_threads = 1;
 static Task current_task;
 static void *current_data;
@@ -22,7 +24,14 @@ static void *work(void *id) {
   Environment environment = {NULL, num_threads};
   for (unsigned seen = 0;;) {
     unsigned now;
-    while ((now = atomic_load_explicit(&generation, memory_order_acquire)) == seen) __builtin_ia32_pause();
+    for (int spins = 0; (now = atomic_load_explicit(&generation, memory_order_acquire)) == seen; spins++) {
+      if (spins < SPINS) {
+        __builtin_ia32_pause();
+      } else {
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+        spins = SPINS;
+      }
+    }
     seen = now;
     current_task((int)(intptr_t)id, &environment, current_data);
     atomic_fetch_sub_explicit(&running, 1, memory_order_release);
