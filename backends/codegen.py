@@ -25,6 +25,9 @@ from .kernels.bindings import to_locals
 from .kernels.builder import WORKSPACE, itemsize
 from .target import Target
 
+# Ctrl-C while TVM calls back into Python would else come out as a RuntimeError.
+tvm_ffi.register_error("KeyboardInterrupt", KeyboardInterrupt)
+
 STACK_BYTES = 16 << 10
 """Local arrays up to this size live on the stack."""
 
