@@ -13,6 +13,7 @@ from ..errors import ModelError, ShapeError, UnsupportedError
 from ..ir import Attr, Graph, Loc, Value
 from ..ops.base import OPS, infer_node
 from ..ops.content import content_of
+from ..ops.control import make_trap
 from ..types import DType, TensorType
 from .inputs import declared_shape, graph_inputs
 from .load import load_proto, opsets_of
@@ -53,6 +54,7 @@ class _Importer:
         self.calls: list[str] = []  # functions being inlined, outermost first
         self.symbols: set[str] = set()  # of the graph inputs
         self.never_taken = 0  # depth of If branches known to be dead, which need not fit
+        self.loops = 0  # depth of Loop and Scan bodies, whose types are preliminary until the node is inferred
 
     def model(self, model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> Graph:
         graph = Graph(model.graph.name or "main")
@@ -102,8 +104,13 @@ class _Importer:
             outputs.pop()
         version = scope.opsets.get(domain_of(node), 1)
         call = Call(scope.graph, node.op_type, inputs, {}, outputs, version, Loc((name,)))
-        call.attrs = self.attrs(node, inputs, scope)
-        values = self.values(node, call, scope)
+        dead = None if self.loops else _dead_branch(node, inputs)
+        if dead is not None:
+            (taken,) = (a.g for a in node.attribute if a.name.endswith("_branch") and a.name != dead)
+            values = self.branch(taken, call, scope)
+        else:
+            call.attrs = self.attrs(node, inputs, scope)
+            values = self.values(node, call, scope)
         for proto_name, value in zip(node.output, values, strict=False):
             if proto_name and value is not None:
                 scope.define(proto_name, value, f"node {name}")
@@ -155,6 +162,33 @@ class _Importer:
         data = value if isinstance(value, np.ndarray) else np.asarray(value, dtype[form].numpy)
         return call.graph.constant(data, call.outputs[0])
 
+    # --- control flow --------------------------------------------------------------------------------------------
+
+    def branch(self, proto: onnx.GraphProto, call: Call, scope: Scope) -> Sequence[Value | None]:
+        """The values of an If's outputs when the branch that is always taken stands in place of it."""
+        inner = Scope(call.graph, scope.opsets, self.external, scope)
+        inner.add_initializers(proto)
+        inner.results = dict(zip((o.name for o in proto.output), call.outputs, strict=False))
+        declared = {i.name: i for i in (*proto.value_info, *proto.output)}
+        for node in sorted_nodes(proto.node, inner):
+            self.node(node, inner, declared)
+        return [inner.value(o.name, f"output {o.name}") for o in proto.output]
+
+    def branches(self, node: onnx.NodeProto, scope: Scope) -> dict[str, Attr]:
+        """The branches of an If; one that does not fit the shapes becomes a trap, unless both do not."""
+        found: dict[str, Attr] = {}
+        error: ShapeError | None = None
+        for attribute in (a for a in node.attribute if a.name in ("then_branch", "else_branch")):
+            try:
+                found[attribute.name] = self.attr(attribute, scope, [])
+            except ShapeError as failure:
+                if error is not None:
+                    raise
+                error = failure
+                found[attribute.name] = branch = scope.graph.subgraph(attribute.g.name or attribute.name)
+                make_trap(branch, len(attribute.g.output), f"{node_name(node)}: {attribute.name} cannot run: {failure}")
+        return found
+
     # --- functions -----------------------------------------------------------------------------------------------
 
     def inlined(self, function: onnx.FunctionProto, call: Call) -> Sequence[Value | None]:
@@ -202,16 +236,20 @@ class _Importer:
     # --- attributes ----------------------------------------------------------------------------------------------
 
     def attrs(self, node: onnx.NodeProto, inputs: Sequence[Value | None], scope: Scope) -> dict[str, Attr]:
-        found: dict[str, Attr] = {}
+        found = self.branches(node, scope) if node.op_type == "If" and not self.loops else {}
         for attribute in node.attribute:
+            if attribute.name in found:
+                continue
             if attribute.ref_attr_name:
                 if attribute.ref_attr_name in scope.attrs:
                     found[attribute.name] = scope.attrs[attribute.ref_attr_name]
             elif attribute.name != "sparse_value":
-                dead = _is_dead_branch(node, attribute.name, inputs)
+                dead, loop = attribute.name == _dead_branch(node, inputs), node.op_type in ("Loop", "Scan")
                 self.never_taken += dead
+                self.loops += loop
                 found[attribute.name] = self.attr(attribute, scope, _body_operands(node, inputs))
                 self.never_taken -= dead
+                self.loops -= loop
         for name in _DTYPE_ATTRS:
             number = found.get(name)
             if isinstance(number, int) and number:
@@ -250,7 +288,11 @@ class _Importer:
             else:
                 raise UnsupportedError(f"input {info.name} of a subgraph has no tensor type", node=graph.name)
             scope.define(info.name, graph.add_input(info.name, kind), "an input")
-        self.body(proto, scope)
+        try:
+            self.body(proto, scope)
+        except ShapeError:
+            graph.clear()  # it may be replaced by a trap: nothing may go on reading the values around it
+            raise
         return graph
 
     def compare(self, value: Value, info: onnx.ValueInfoProto) -> None:
@@ -259,7 +301,8 @@ class _Importer:
             return
         declared = tensor_type(info, declared_shape(info, self.symbols))
         if value.type.shape is None:
-            value.type = value.type.with_shape(declared.shape)
+            if value.producer is None or value.producer.op != "If":  # branches of different rank: no declaration fits
+                value.type = value.type.with_shape(declared.shape)
         elif declared.dtype is not value.type.dtype or _contradicts(declared, value.type):
             self.warnings.append(f"{info.name} is declared {declared} and is {value.type}")
 
@@ -279,13 +322,13 @@ def _body_operands(node: onnx.NodeProto, inputs: Sequence[Value | None]) -> Sequ
     return inputs if node.op_type == "Scan" else []
 
 
-def _is_dead_branch(node: onnx.NodeProto, attribute: str, inputs: Sequence[Value | None]) -> bool:
-    """True for a branch of an If whose condition is known to choose the other (exporters write Squeeze or Identity,
-    by the shape)."""
+def _dead_branch(node: onnx.NodeProto, inputs: Sequence[Value | None]) -> str | None:
+    """The branch of an If that is never taken as the condition is known (exporters write Squeeze or Identity, by the
+    shape)."""
     condition = content_of(inputs[0]) if node.op_type == "If" and inputs else None
     if condition is None or condition.size != 1:
-        return False
-    return attribute == ("else_branch" if condition.flat[0] else "then_branch")
+        return None
+    return "else_branch" if condition.flat[0] else "then_branch"
 
 
 def _node_proto(node: onnx.NodeProto, call: Call) -> onnx.NodeProto:

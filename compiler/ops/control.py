@@ -1,4 +1,4 @@
-"""If, Loop and Scan: their bodies are inferred with them.
+"""If, Loop and Scan: their bodies are inferred with them. optc.Trap: a branch of an If that cannot be run.
 
 A carried value that changes shape from turn to turn has a data symbol where it changes, inside the body and after it.
 A symbol made inside a body means nothing outside, so every dim that holds one becomes a new symbol there.
@@ -16,6 +16,8 @@ from ..types import Dim, DType, Shape, TensorType, free_symbols, fresh_dim, is_f
 from . import content as c
 from . import dims
 from .base import Op, attr_int, attr_ints, axis_of, dim_of, fail, infer_graph, register
+
+TRAP = "optc.Trap"
 
 
 def _body(node: Node, name: str) -> Graph:
@@ -58,8 +60,32 @@ def _merged(node: Node, types: Sequence[TensorType], visible: set[object]) -> Te
 
 
 @register
+class Trap(Op):
+    """Fails when it runs, with the attribute `message`; its outputs are never made and have any type."""
+
+    name = TRAP
+    deterministic = False
+
+    def infer(self, node: Node) -> Sequence[TensorType]:
+        return [v.type for v in node.outputs]
+
+
+def make_trap(branch: Graph, outputs: int, message: str) -> None:
+    """Puts a Trap in place of a branch that the shapes rule out; inferring the If gives its outputs their types."""
+    branch.clear()
+    trap = branch.emit(TRAP, [], {"message": message}, types=[TensorType(DType.F32, None)] * outputs)
+    branch.set_outputs(trap.outputs)
+
+
+def is_trap(branch: Graph) -> bool:
+    """True if running the branch always fails."""
+    return any(n.op == TRAP for n in branch.nodes)
+
+
+@register
 class If(Op):
-    """Where the condition is known, the result is the taken branch's."""
+    """Where the condition is known, the result is the taken branch's; else what both agree on, or what the only one
+    gives that can run."""
 
     def infer(self, node: Node) -> Sequence[TensorType]:
         branches = {True: _body(node, "then_branch"), False: _body(node, "else_branch")}
@@ -76,9 +102,15 @@ class If(Op):
                 # A branch that is never taken need not fit (exporters write Squeeze or Identity, by the shape).
         if taken is not None:
             branches = {taken: branches[taken]}
+        can_run = [b for b in branches.values() if not is_trap(b)]
         visible = _visible(node)
-        outputs = zip(*(b.outputs for b in branches.values()), strict=True)
-        return [_merged(node, [v.type for v in values], visible) for values in outputs]
+        outputs = zip(*(b.outputs for b in can_run or branches.values()), strict=True)
+        types = [_merged(node, [v.type for v in values], visible) for values in outputs]
+        for branch in branches.values():
+            for value, type in zip(branch.outputs, types, strict=True):
+                if value.producer is not None and value.producer.op == TRAP:
+                    value.type = type
+        return types
 
     def contents(self, node: Node) -> Sequence[np.ndarray | None]:
         taken, visible = self._taken(node), _visible(node)
