@@ -33,7 +33,8 @@ _CLEAN = (
 )  # fmt: skip
 _ARITHMETIC = ("constant-chain", "divide-exactly", "max-as-relu", "merge-clips")
 _FOLDED_INTO_WEIGHTS = (
-    "linear-batch-norm", "linear-affine", "scaled-input", "pad-into-window", "one-hot-product", "pointwise-of-table",
+    "linear-batch-norm", "linear-affine", "scaled-input", "shifted-input", "pad-into-window",
+    "one-hot-product", "pointwise-of-table",
 )  # fmt: skip
 _GEMM = ("matmul-bias", "gemm-sum", "gemm-transpose")
 _FROM_PIECES = (

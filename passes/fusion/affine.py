@@ -2,6 +2,7 @@
 
     s * (W x + b) + t -> (s W) x + (s b + t)        s, t per output channel: BatchNormalization, Mul, Div, Add, Sub
     W (s * x)         -> (W s) x                    s per input channel: Mul in front (zero padding stays zero)
+W (x + c) + b     -> W x + (W c + b)            c per input channel: Add in front, nothing padded
 
 All is computed in float64 and rounded once.
 """
@@ -209,6 +210,42 @@ class ScaledInput(Rule):
         if channels is None:
             channels = shape[1] if m.root.attrs.get("transB", 0) else shape[0]
         return per_channel(m.array("c"), channels, m["x"].type.rank, channel_axis(m.root))
+
+
+@register_rule
+class ShiftedInput(Rule):
+    """W (x + c) + b -> W x + (W c + b) for a Conv without padding or a Gemm, c one number an input channel."""
+
+    name: ClassVar[str] = "shifted-input"
+    patterns: ClassVar[tuple[Op, ...]] = (
+        Op(("Conv", "Gemm"), Op("Add", "x", Const("c"), commutative=True), Const("w"), name="linear", rest=True),
+    )
+
+    def check(self, m: Match) -> str | None:
+        reason = _cannot_fold(m, shifted=True)
+        if reason or m["x"].is_constant or m.root.attrs.get("transA", 0):
+            return reason or "x is constant or transposed"
+        pads = m.root.attrs.get("pads", ())
+        if m.root.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID") or any(pads):  # type: ignore[arg-type]
+            return "the convolution pads with zeros, which are not shifted"
+        return None if self._shift(m) is not None else f"%{m['c'].name} is not one number an input channel"
+
+    def rewrite(self, m: Match) -> Value:
+        shift = self._shift(m)
+        assert shift is not None
+        return _refold(m, np.ones_like(shift), shift)
+
+    def _shift(self, m: Match) -> _Array | None:
+        """W c, one number an output channel."""
+        w, groups = m.array("w").astype(np.float64), _group(m.root)
+        is_conv = m.root.op == "Conv"
+        w = w if is_conv or m.root.attrs.get("transB", 0) else w.T  # [C_out, C_in / group, ...]
+        c = per_channel(m.array("c"), w.shape[1] * groups, m["x"].type.rank, channel_axis(m.root))
+        if c is None:
+            return None
+        taps = w.reshape(groups, w.shape[0] // groups, w.shape[1], -1).sum(axis=3)
+        alpha = 1.0 if is_conv else m.root.attrs.get("alpha", 1.0)
+        return alpha * np.einsum("goi,gi->go", taps, c.reshape(groups, -1)).reshape(-1)
 
 
 @register_rule

@@ -14,6 +14,7 @@ from optc.compiler.types import DType, TensorType, free_symbols, symbol
 from optc.compiler.verify import verify
 from optc.passes.base import Pass
 from optc.passes.pipelines import OPTIMIZE, SIMPLIFY, explain_rule, simplify
+from optc.passes.rewrite import RULES, Rewrite
 
 PIPELINES = pytest.mark.parametrize("pipeline", [SIMPLIFY, OPTIMIZE], ids=["simplify", "optimize"])
 TOLERANCE = 1e-5  # of the largest element, in float32
@@ -83,6 +84,11 @@ def test_simplify_makes_onnx_ops_only_and_comes_to_rest() -> None:
 def test_explaining_a_rule_by_name() -> None:
     assert "does not apply" in str(explain_rule("mish", graph_of(BLOCK)))
     assert explain_rule("layer-norm", graph_of(BLOCK)).applies
+
+
+def test_every_rule_is_in_a_pipeline() -> None:
+    used = {rule for step in (*SIMPLIFY, *OPTIMIZE) if isinstance(step, Rewrite) for rule in step.rules}
+    assert used == set(RULES) - {name for name in RULES if name.startswith("test-")}
 
 
 # --- random graphs -----------------------------------------------------------------------------------------------

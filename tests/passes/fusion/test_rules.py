@@ -29,6 +29,13 @@ REWRITES = {
           %s = Mul(%x, %c) %y = MatMul(%s, %w) return %y }""",
         "graph main(%x: f32[N,2]) { %w: f32[2,2] = const [[2,4],[9,12]] %y = MatMul(%x, %w) return %y }",
     ),
+    "shifted-input": (
+        """graph main(%x: f32[N,4,H,W]) { %c: f32[4,1,1] = const [[[1]],[[2]],[[3]],[[4]]] %b: f32[2] = const [1,-1]
+          %w: f32[2,2,1,1] = const [[[[1]],[[2]]],[[[3]],[[4]]]]
+          %s = Add(%x, %c) %y = Conv(%s, %w, %b) {group=2} return %y }""",
+        """graph main(%x: f32[N,4,H,W]) { %b: f32[2] = const [6,24]
+          %w: f32[2,2,1,1] = const [[[[1]],[[2]]],[[[3]],[[4]]]] %y = Conv(%x, %w, %b) {group=2} return %y }""",
+    ),
     "batch-norm-affine": (
         """graph main(%x: f32[N,2,L]) { %g: f32[2] = const [2,4] %t: f32[2] = const [1,2] %m: f32[2] = const [3,5]
           %v: f32[2] = const [4,16] %y = BatchNormalization(%x, %g, %t, %m, %v) {epsilon=0.0} return %y }""",
@@ -155,6 +162,11 @@ KEPT = {
         """graph main(%x: f32[2,2]) { %c: f32[2,1] = const [[2],[3]] %w: f32[2,2] = const [[1,2],[3,4]]
           %s = Mul(%x, %c) %y = MatMul(%s, %w) return %y }""",
         "not one number an input channel",
+    ),
+    "shifted-input": (
+        f"""graph main(%x: f32[N,3,8,8]) {{ {CONV} %c: f32[] = const 2 %a = Add(%x, %c)
+          %y = Conv(%a, %w) {{pads=[1,1,1,1]}} return %y }}""",
+        "zeros, which are not shifted",
     ),
     "batch-norm-affine": (
         """graph main(%x: f32[N,2], %m: f32[2]) { %g: f32[2] = const [2,4]
