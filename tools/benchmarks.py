@@ -60,7 +60,7 @@ def _at_shapes(sample: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]]
         shape = shapes.get(name, array.shape)
         for axis, size in enumerate(shape):
             array = np.take(array, np.arange(size) % max(array.shape[axis], 1), axis)
-        out[name] = np.ascontiguousarray(array)
+        out[name] = np.array(array, order="C")  # keeps rank 0, as ascontiguousarray does not
     return out
 
 
