@@ -90,8 +90,9 @@ def _grow(
             if not _same_shape(producer.outputs[0].type.shape, shape):
                 continue
             if is_pointwise(producer) and len(producer.outputs) == 1:
-                own.add(producer)
-                found = True
+                if anchor is None or order[producer] > order[anchor]:  # the anchor stays first
+                    own.add(producer)
+                    found = True
             elif anchor is None and takes_epilogue(producer) and _follows(producer, own, order):
                 own.add(producer)
                 anchor = producer

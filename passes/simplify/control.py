@@ -13,6 +13,7 @@ from typing import ClassVar
 import numpy as np
 
 from ...compiler.ir import Graph, Node, Value
+from ...compiler.ops.base import infer_node
 from ...compiler.types import Dim, DType
 from ..base import PassContext, register_pass
 from ..facts import bind_symbols, splat_of, symbol_binding
@@ -31,6 +32,8 @@ class InlineControl:
         binding: dict[object, Dim] = {}
         inlined = self._inline(graph, ctx, binding)
         bind_symbols(graph, binding)
+        if inlined:
+            _infer_ranks(graph)
         return inlined
 
     def _inline(self, graph: Graph, ctx: PassContext, binding: dict[object, Dim]) -> bool:
@@ -83,6 +86,13 @@ class InlineControl:
         for old, new in zip(node.outputs[count:], stacked, strict=True):
             adopt_type(old, new, [] if new.producer is None else [new.producer])
         return [*states, *stacked]
+
+
+def _infer_ranks(graph: Graph) -> None:
+    """Types again what had no rank because the branches of an If differed in theirs."""
+    for node in graph.nodes:
+        if any(value.type.shape is None for value in node.outputs):
+            infer_node(node)
 
 
 def _imply(node: Node, ctx: PassContext) -> bool:
