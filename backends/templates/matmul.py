@@ -14,6 +14,8 @@ from .base import Anchor, template
 
 def _is_plain_matmul(node: Node) -> bool:
     a, b = node.operand(0), node.operand(1)
+    if a.type.shape is None or b.type.shape is None:
+        return False
     if a.type.dtype is not DType.F32 or a.type.rank < 2 or b.type.rank < 2:
         return False
     if node.op == "Gemm":
