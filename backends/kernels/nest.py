@@ -7,6 +7,7 @@ loop, and a per-channel vector leaves three.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ class Access:
 
     def at(self, positions: Sequence[Expr]) -> Expr:
         offset = self.rest
-        for stride, position in zip(self.strides, positions, strict=True):
+        for stride, position in zip(self.strides, positions, strict=False):  # those of loops not open yet are 0
             if stride is None or (isinstance(stride, int) and stride == 0):
                 continue
             term = position if isinstance(stride, int) and stride == 1 else position * stride
@@ -76,6 +77,8 @@ class Nest:
             self._accesses[id(store)] = self._analyse(store.buffer, store.offset)
             self._mark(store.value)
         self._merge()
+        self._block()
+        self._depths = self._depth_of_steps()
 
     @property
     def accesses(self) -> list[Access]:
@@ -130,6 +133,27 @@ class Nest:
             for access in self.accesses:
                 del access.strides[outer]
 
+    def _block(self) -> None:
+        """Where an access runs along another axis than the innermost (a transposition), the innermost axis is cut into
+        blocks and the walk along that other axis comes inside: both sides then use whole cache lines."""
+        if len(self.axes) < 2 or self.axes[-1].used:
+            return
+        extent = static(self.axes[-1].extent)
+        across = [n for a in self.accesses for n, s in enumerate(a.strides[:-1]) if s == 1 and a.strides[-1] not in (0, 1)]
+        sizes = [b for b in range(8, 33) if extent is not None and extent % b == 0 and extent > b]
+        if not across or not sizes or static(self.axes[across[0]].extent) in (2, 3, 4):
+            return
+        inner, at = Axis(tirx.Var("inner", "int64"), sizes[-1]), across[0]
+        outer = Axis(self.axes[-1].var, extent // sizes[-1])  # type: ignore[operator]
+        self.axes[-1:] = [inner]
+        self.axes.insert(at, outer)
+        for access in self.accesses:
+            stride = access.strides[-1]
+            access.strides.insert(at, None if stride is None else stride * sizes[-1])
+        self.axes.insert(len(self.axes) - 2, self.axes.pop(at + 1))
+        for access in self.accesses:
+            access.strides.insert(len(access.strides) - 2, access.strides.pop(at + 1))
+
     def _as_one(self, strides: Sequence[Dim | None], outer: int, extent: Dim) -> bool:
         a, b = strides[outer], strides[outer + 1]
         if a is None or b is None:
@@ -139,6 +163,28 @@ class Nest:
             return a == joint
         return bool(self.scope.analyzer.can_prove_equal(i64(a), i64(joint)))
 
+    def _depth_of_steps(self) -> dict[int, int]:
+        """How many of the loops must be open for each step: what does not depend on inner loops is done before them."""
+        names: list[tuple[Any, int]] = [(axis.var, n + 1) for n, axis in enumerate(self.axes)]
+        depths: dict[int, int] = {}
+
+        def of(expr: Expr) -> int:
+            if isinstance(expr, (tirx.IntImm, tirx.FloatImm)):
+                return 0
+            found = [expr] if isinstance(expr, tirx.Var) else list(tirx.analysis.undefined_vars(expr))
+            return max((d for v in found for name, d in names if name.same_as(v)), default=0)
+
+        for step in self.scope.steps:
+            if isinstance(step, Load):
+                access = self.access(step)
+                moving = [n + 1 for n, s in enumerate(access.strides) if not (isinstance(s, int) and s == 0)]
+                depth = max([of(access.rest), *moving], default=0)
+            else:
+                depth = of(step.value) if isinstance(step, Bind) else len(self.axes)
+            depths[id(step)] = depth
+            names.append((step.name, depth))
+        return depths
+
     # --- emission ------------------------------------------------------------------------------------------------
 
     def emit(self, kb: KernelBuilder, parallel: bool) -> None:
@@ -146,6 +192,7 @@ class Nest:
         if not self.axes:
             self.emit_body(kb, [])
             return
+        self._before(kb, [])
         if len(self.axes) == 1:
             with _chunks(kb, self.axes[0].extent, self.chunk, parallel) as (start, count):
                 self._innermost(kb, [], start, count)
@@ -159,7 +206,9 @@ class Nest:
             return
         if not parallel:
             with kb.loop(self.axes[depth].extent, f"i{depth}") as position:
-                self._loops(kb, [*outer, self.position(kb, depth, position)], False)
+                places = [*outer, self.position(kb, depth, position)]
+                self._before(kb, places)
+                self._loops(kb, places, False)
             return
         fused = 1
         while fused < len(self.axes) - 1 and not self._enough(fused):
@@ -170,7 +219,17 @@ class Nest:
                 extent = i64(self.axes[axis].extent)
                 positions.insert(0, self.position(kb, axis, tirx.truncmod(task, extent)))
                 task = kb.let(tirx.truncdiv(task, extent), "task")
-            self._loops(kb, [self.position(kb, 0, task), *positions], False)
+            places = [self.position(kb, 0, task), *positions]
+            for opened in range(1, fused + 1):
+                self._before(kb, places[:opened])
+            self._loops(kb, places, False)
+
+    def _before(self, kb: KernelBuilder, positions: Sequence[Expr]) -> None:
+        """Emits the steps that need exactly the loops opened so far."""
+        cells = Cells(i64(0), 1)
+        body = self._body(cells, positions, len(positions))
+        for statement in (*cells.allocations, *body):
+            kb.emit(statement)
 
     def _enough(self, fused: int) -> bool:
         """Whether the first axes give every core a few tasks."""
@@ -184,11 +243,14 @@ class Nest:
             return self.axes[axis].var
         return value
 
+    def _innermost_steps(self) -> list[Step]:
+        return [s for s in self.scope.steps if self._depths[id(s)] == len(self.axes)]
+
     @property
     def lanes(self) -> int:
         """Elements a vector: as many as fit the registers in the widest type at work, at least half a float's."""
-        widths = [exprs.bits_of(str(a.buffer.dtype)) for a in self.accesses]
-        widths += [exprs.bits_of(exprs.dtype_of(s.name)) for s in self.scope.steps if isinstance(s, Bind)]
+        widths = [exprs.bits_of(str(a.buffer.dtype)) for a in self.accesses if a.strides[-1] != 0]
+        widths += [exprs.bits_of(exprs.dtype_of(s.name)) for s in self._innermost_steps() if isinstance(s, Bind)]
         widest = max(w for w in [*widths, 8] if w > 1)
         return max(self.target.lanes // 2, self.target.lanes * 32 // widest)
 
@@ -204,12 +266,12 @@ class Nest:
         return unit and not self.axes[-1].used and not self.scope.conditional and not self._calls_out()
 
     def _calls_out(self) -> bool:
-        """Whether the body calls functions that take no vectors."""
+        """Whether the innermost body calls functions that take no vectors."""
         calls: list[Any] = []
-        for step in self.scope.steps:
+        for step in self._innermost_steps():
             if isinstance(step, Bind):
                 tvm_ffi.structural_walk(step.value, (ir.Call, calls.append))
-        return any("extern" in getattr(call.op, "name", "") for call in calls)
+        return any(not _takes_vectors(str(call.op.name)) for call in calls if isinstance(call.op, ir.Op))
 
     def _innermost(self, kb: KernelBuilder, outer: Sequence[Expr], start: Expr, count: Dim) -> None:
         """The innermost loop over [start, start + count)."""
@@ -239,7 +301,7 @@ class Nest:
             return
         lane = tirx.Var("lane", "int64")
         cells = Cells(lane, lanes)
-        body = self._body(cells, [*outer, start + lane])
+        body = self._body(cells, [*outer, start + lane], len(self.axes))
         for allocation in cells.allocations:
             kb.emit(allocation)
         kb.emit(tirx.For(lane, i64(0), i64(lanes), tirx.ForKind.VECTORIZED, sequence(body)))
@@ -247,22 +309,30 @@ class Nest:
     def emit_body(self, kb: KernelBuilder, positions: Sequence[Expr]) -> None:
         """The statements for one element at these positions."""
         cells = Cells(i64(0), 1)
-        body = self._body(cells, positions)
+        body = self._body(cells, positions, len(self.axes))
         for statement in (*cells.allocations, *body):
             kb.emit(statement)
 
-    def _body(self, cells: Cells, positions: Sequence[Expr]) -> list[Any]:
+    def _body(self, cells: Cells, positions: Sequence[Expr], depth: int) -> list[Any]:
+        """The statements of the steps at one depth, and at the innermost the stores."""
         out: list[Any] = []
         for step in self.scope.steps:
+            if self._depths[id(step)] != depth:
+                continue
             if isinstance(step, Load):
                 access = self.access(step)
                 out.append(tirx.Bind(step.name, tirx.BufferLoad(access.buffer, [access.at(positions)])))
             else:
                 out += _statements(step, cells)
-        for store in self.stores:
+        for store in self.stores if depth == len(self.axes) else ():
             access = self.access(store)
             out.append(tirx.BufferStore(access.buffer, store.value, [access.at(positions)]))
         return out
+
+
+@functools.cache
+def _takes_vectors(op: str) -> bool:
+    return op in ("tirx.reinterpret", "ir.reinterpret") or bool(ir.Op.get(op).get_attr("TVectorizable"))
 
 
 def sequence(statements: Sequence[Any]) -> Any:

@@ -53,10 +53,15 @@ def _pixel(node: Node, at: Expr, extent: Expr) -> Expr:
     one, half = like(1.0, at), like(0.5, at)
     corners = attr_int(node, "align_corners", 0)
     p = (at + one) * half * (size - one) if corners else ((at + one) * size - one) * half
+    if attr_str(node, "mode", "linear") == "nearest":
+        p = exprs.round_even(p)
     padding = attr_str(node, "padding_mode", "zeros")
+    low, high = (like(0.0, at), size - one) if corners else (like(-0.5, at), size - half)
     if padding == "reflection":
-        low, high = (like(0.0, at), size - one) if corners else (like(-0.5, at), size - half)
-        return _reflect(p, low, high)
+        return exprs.let(p, lambda v: _reflect(v, low, high))
+    if padding == "border":  # a coordinate between the outermost pixel's centre and its edge stays
+        bounded = lambda v: tirx.max(tirx.min(v, size - one), like(0.0, v))  # noqa: E731
+        return exprs.let(p, lambda v: select(tirx.Or(tirx.LT(v, low), tirx.GT(v, high)), bounded(v), v))
     return p
 
 
@@ -73,7 +78,7 @@ def _axis_taps(node: Node, mode: str, x: Operand, p: Expr, extent: Expr) -> list
     """(position, weight, whether it is inside) of the pixels that a coordinate draws from."""
     padding = attr_str(node, "padding_mode", "zeros")
     if mode == "nearest":
-        places, weights = [tirx.nearbyint(p)], [like(1.0, p)]
+        places, weights = [exprs.round_even(p)], [like(1.0, p)]
     else:
         base = x.name(tirx.floor(p))
         t = x.name(p - base)
@@ -88,7 +93,7 @@ def _axis_taps(node: Node, mode: str, x: Operand, p: Expr, extent: Expr) -> list
             corners = attr_int(node, "align_corners", 0)
             one, half = like(1.0, place), like(0.5, place)
             low, high = (like(0.0, place), size - one) if corners else (like(-0.5, place), size - half)
-            place = tirx.nearbyint(_reflect(place, low, high)) if mode != "nearest" else place
+            place = exprs.round_even(_reflect(place, low, high)) if mode != "nearest" else place
         at = x.name(to_i64(place))
         inside = tirx.And(tirx.GE(at, zero()), tirx.LT(at, extent)) if padding == "zeros" else None
         out.append((x.name(clamp(at, extent)), x.name(weight), None if inside is None else x.name(inside)))
