@@ -13,6 +13,7 @@ from ..passes.fusion.expand import ExpandFused
 from ..passes.layout import ChannelsLast
 from ..passes.pipelines import OPTIMIZE
 from ..passes.simplify.dead_code import DeadCode
+from ..passes.tails import DuplicateTails
 from .base import C_OPS, INDEX_DEFINITIONS, KERNEL_BUILDERS
 from .fallback import Fallback
 from .regions import Region, partition
@@ -20,7 +21,12 @@ from .steps import CCallStep, If, Kernel, Loop, Lowered, Scan, Step, Steps, Trap
 from .target import Target
 from .templates import TEMPLATES, Anchor, has_template
 
-PIPELINE: tuple[Pass, ...] = (*OPTIMIZE, ChannelsLast(), DeadCode(), ExpandFused(keep=("optc.MatMul",)))
+PIPELINE: tuple[Pass, ...] = (
+    *OPTIMIZE,
+    ChannelsLast(),
+    DeadCode(),
+    ExpandFused(keep=("optc.MatMul",), keep_regular=True),
+)
 """The passes this backend wants before `lower`."""
 
 

@@ -134,14 +134,16 @@ def _take_branch(graph: Graph, node: Node) -> list[Value] | None:
     return splice(graph, branch, node)
 
 
-def splice(graph: Graph, inner: Graph, before: Node) -> list[Value]:
-    """Moves the nodes of `inner`, whose inputs are mapped already, in front of `before`; returns its outputs."""
+def splice(graph: Graph, inner: Graph, before: Node | None) -> list[Value]:
+    """Moves the nodes of `inner`, whose inputs are mapped already, in front of `before` (None: to the end); returns
+    its outputs."""
     results = list(inner.outputs)
     inner.set_outputs([], [])
     for node in list(inner.nodes):
         inner.detach(node)
         _rename(node, graph)
-        node.loc = before.loc.merged(node.loc)
+        if before is not None:
+            node.loc = before.loc.merged(node.loc)
         graph.insert(node, before)
     return results
 
