@@ -355,8 +355,8 @@ class Graph:
             if value._uses:
                 raise ValueError(f"{node.name}: output {value.name} is still used by {value.uses[0].user!r}")
         self.detach(node)
-        for index, value in enumerate(node.inputs):
-            _unlink(value, node, index)
+        for index, operand in enumerate(node.inputs):
+            _unlink(operand, node, index)
         for sub in node.subgraphs.values():
             sub.clear()
 

@@ -34,7 +34,7 @@ def _ways(op: str) -> str:
     if op in OPS and ways:
         return ", ".join(ways)
     schema = defs.get_schema(op)
-    has_body = schema.has_function or schema.has_context_dependent_function
+    has_body = schema.has_function or schema.has_context_dependent_function  # type: ignore[attr-defined]
     return "expanded into other ops" if op not in OPS and has_body else "-"
 
 
