@@ -78,11 +78,11 @@ def reduce_row(
     for u in range(1, wide):
         total = combine(total, kb.load(acc, u * lanes, lanes))
     kb.store(acc, 0, total, lanes)
-    kb.store(scalar, 0, combine(kb.load(scalar, 0), _fold_local(kb, acc, lanes, combine)))
+    kb.store(scalar, 0, combine(kb.load(scalar, 0), fold_local(kb, acc, lanes, combine)))
     return kb.load(scalar, 0)
 
 
-def _fold_local(kb: KernelBuilder, acc: Any, lanes: int, combine: Callable[[Expr, Expr], Expr]) -> Expr:
+def fold_local(kb: KernelBuilder, acc: Any, lanes: int, combine: Callable[[Expr, Expr], Expr]) -> Expr:
     """Halves the vector at the start of a local array until one number is left."""
     width = lanes
     while width > 1:

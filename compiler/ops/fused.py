@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..ir import Node
-from ..types import Dim, Shape, TensorType
+from ..types import Dim, DType, Shape, TensorType, same_dim
 from .base import Op, attr_int, attr_str, broadcast_shapes, fail, register
 
 BHSD, BSHD = "BHSD", "BSHD"
 FUSED = ("optc.Attention", "optc.MatMul")
+WIDEST_VECTOR = 16
+"""float32 in the widest vector register of any target."""
 
 
 def attention_dims(node: Node, index: int) -> tuple[Dim, Dim, Dim, Dim]:
@@ -21,6 +23,25 @@ def attention_dims(node: Node, index: int) -> tuple[Dim, Dim, Dim, Dim]:
     if attr_str(node, f"{'qkv'[index]}_layout", BHSD) == BHSD:
         return batch, second, third, size
     return batch, third, second, size
+
+
+def is_regular_attention(node: Node) -> bool:
+    """Whether an optc.Attention has the form that kernels are written for: float32, heads and head sizes known and no
+    smaller than a vector, and all other dims provably equal where they must be."""
+    types = [value.type for value in node.inputs if value is not None]
+    if any(t.shape is None for t in types) or any(t.dtype is not DType.F32 for t in types[:3]):
+        return False
+    q, k, v = (attention_dims(node, index) for index in range(3))
+    if not all(isinstance(d, int) for dims in (q, k, v) for d in (dims[1], dims[3])):
+        return False
+    pairs = [(q[0], k[0]), (q[0], v[0]), (k[1], v[1]), (k[2], v[2]), (q[3], k[3])]
+    mask = node.input(3)
+    if mask is not None:
+        if mask.type.dtype not in (DType.F32, DType.BOOL) or mask.type.rank > 4:
+            return False
+        full = (q[0], q[1], q[2], k[2])
+        pairs += [(a, b) for a, b in zip(mask.type.dims[::-1], full[::-1], strict=False) if a != 1]
+    return q[3] >= WIDEST_VECTOR and all(same_dim(a, b) for a, b in pairs)
 
 
 @register
