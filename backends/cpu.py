@@ -22,6 +22,7 @@ from .target import Target
 from .templates import TEMPLATES, Anchor, has_template
 
 PIPELINE: tuple[Pass, ...] = (
+    DuplicateTails(),
     *OPTIMIZE,
     ChannelsLast(),
     DeadCode(),
