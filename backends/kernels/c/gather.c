@@ -3,7 +3,8 @@
 
 static int32_t check_index(optc_context* ctx, const char* op, int64_t* index, int64_t dim) {
   if (*index < -dim || *index >= dim) {
-    return op_fail(ctx, OPTC_RUNTIME, "%s: index %lld out of range [%lld, %lld)", op, (long long)*index, (long long)-dim, (long long)dim);
+    return op_fail(ctx, OPTC_RUNTIME, "%s: index %lld out of range [%lld, %lld)", op, (long long)*index,
+                   (long long)-dim, (long long)dim);
   }
   if (*index < 0) *index += dim;
   return OPTC_OK;
@@ -26,7 +27,8 @@ int32_t optc_op_gather(OP_ARGUMENTS) {
     int64_t index = op_get_int(&in[1], i);
     OP_TRY(check_index(ctx, "Gather", &index, dim));
     for (int64_t o = 0; o < outer; o++) {
-      memcpy((char*)out[0].data + (o * count + i) * row, (const char*)in[0].data + (o * dim + index) * row, (size_t)row);
+      memcpy((char*)out[0].data + (o * count + i) * row, (const char*)in[0].data + (o * dim + index) * row,
+             (size_t)row);
     }
   }
   return OPTC_OK;
@@ -38,9 +40,11 @@ int32_t optc_op_gather_elements(OP_ARGUMENTS) {
   int32_t axis, rank = in[0].rank;
   int64_t strides[OPTC_MAX_RANK], index[OPTC_MAX_RANK] = {0}, item = op_itemsize(in[0].dtype);
   OP_TRY(op_axis(ctx, "GatherElements", ints[0], rank, &axis));
-  if (in[1].rank != rank) return op_fail(ctx, OPTC_RUNTIME, "GatherElements: indices have rank %d, not %d", in[1].rank, rank);
+  if (in[1].rank != rank)
+    return op_fail(ctx, OPTC_RUNTIME, "GatherElements: indices have rank %d, not %d", in[1].rank, rank);
   for (int32_t i = 0; i < rank; i++) {
-    if (i != axis && in[1].shape[i] > in[0].shape[i]) return op_fail(ctx, OPTC_RUNTIME, "GatherElements: indices exceed the data on axis %d", i);
+    if (i != axis && in[1].shape[i] > in[0].shape[i])
+      return op_fail(ctx, OPTC_RUNTIME, "GatherElements: indices exceed the data on axis %d", i);
   }
   OP_TRY(op_output(ctx, "GatherElements", &out[0], rank, in[1].shape));
   op_strides(in[0].shape, rank, 1, strides);
@@ -71,17 +75,21 @@ int32_t optc_op_gather_nd(OP_ARGUMENTS) {
   OP_UNUSED;
   int32_t batch = (int32_t)ints[0], q = in[1].rank, rank = in[0].rank;
   int64_t shape[2 * OPTC_MAX_RANK], strides[OPTC_MAX_RANK];
-  if (batch < 0 || q < 1 || batch >= q || batch > rank) return op_fail(ctx, OPTC_RUNTIME, "GatherND: bad ranks %d and %d", rank, q);
+  if (batch < 0 || q < 1 || batch >= q || batch > rank)
+    return op_fail(ctx, OPTC_RUNTIME, "GatherND: bad ranks %d and %d", rank, q);
   int64_t depth = in[1].shape[q - 1];
-  if (depth > rank - batch) return op_fail(ctx, OPTC_RUNTIME, "GatherND: index rows of %lld for rank %d", (long long)depth, rank);
-  if (batch && memcmp(in[0].shape, in[1].shape, (size_t)batch * sizeof *shape)) return op_fail(ctx, OPTC_RUNTIME, "GatherND: batch dims differ");
+  if (depth > rank - batch)
+    return op_fail(ctx, OPTC_RUNTIME, "GatherND: index rows of %lld for rank %d", (long long)depth, rank);
+  if (batch && memcmp(in[0].shape, in[1].shape, (size_t)batch * sizeof *shape))
+    return op_fail(ctx, OPTC_RUNTIME, "GatherND: batch dims differ");
   int32_t tail = batch + (int32_t)depth;
   memcpy(shape, in[1].shape, (size_t)(q - 1) * sizeof *shape);
   memcpy(shape + q - 1, in[0].shape + tail, (size_t)(rank - tail) * sizeof *shape);
   OP_TRY(op_output(ctx, "GatherND", &out[0], q - 1 + rank - tail, shape));
   op_strides(in[0].shape, rank, 1, strides);
   int64_t row = op_span(in[0].shape, tail, rank), item = op_itemsize(in[0].dtype);
-  int64_t block = op_span(in[0].shape, batch, rank), rows = op_span(in[1].shape, 0, q - 1), each = op_span(in[1].shape, batch, q - 1);
+  int64_t block = op_span(in[0].shape, batch, rank), rows = op_span(in[1].shape, 0, q - 1),
+          each = op_span(in[1].shape, batch, q - 1);
   for (int64_t i = 0; i < rows; i++) {
     int64_t offset;
     OP_TRY(nd_offset(ctx, "GatherND", &in[1], i, depth, in[0].shape + batch, strides + batch, &offset));
@@ -99,12 +107,21 @@ static void combine(optc_tensor* y, int64_t at, const optc_tensor* u, int64_t fr
     memcpy((char*)y->data + at * item, (const char*)u->data + from * item, (size_t)item);
   } else if (op_is_float(y->dtype)) {
     double a = op_get(y, at), b = op_get(u, from);
-    op_put(y, at, how == ADD ? a + b : how == MUL ? a * b : isnan(a) || isnan(b) ? NAN : how == MAX ? fmax(a, b) : fmin(a, b));
+    op_put(y, at,
+           how == ADD             ? a + b
+           : how == MUL           ? a * b
+           : isnan(a) || isnan(b) ? NAN
+           : how == MAX           ? fmax(a, b)
+                                  : fmin(a, b));
   } else {
     int64_t a = op_get_int(y, at), b = op_get_int(u, from);
     int less = y->dtype == OPTC_UINT64 ? (uint64_t)a < (uint64_t)b : a < b;
     uint64_t sum = (uint64_t)a + (uint64_t)b, product = (uint64_t)a * (uint64_t)b;
-    op_put_int(y, at, how == ADD ? (y->dtype == OPTC_BOOL ? a | b : (int64_t)sum) : how == MUL ? (int64_t)product : (how == MAX) == less ? b : a);
+    op_put_int(y, at,
+               how == ADD             ? (y->dtype == OPTC_BOOL ? a | b : (int64_t)sum)
+               : how == MUL           ? (int64_t)product
+               : (how == MAX) == less ? b
+                                      : a);
   }
 }
 
@@ -124,7 +141,8 @@ int32_t optc_op_scatter_elements(OP_ARGUMENTS) {
     return op_fail(ctx, OPTC_RUNTIME, "ScatterElements: indices and updates must have one shape, of rank %d", rank);
   }
   for (int32_t i = 0; i < rank; i++) {
-    if (i != axis && in[1].shape[i] > in[0].shape[i]) return op_fail(ctx, OPTC_RUNTIME, "ScatterElements: indices exceed the data on axis %d", i);
+    if (i != axis && in[1].shape[i] > in[0].shape[i])
+      return op_fail(ctx, OPTC_RUNTIME, "ScatterElements: indices exceed the data on axis %d", i);
   }
   OP_TRY(copy_first(ctx, "ScatterElements", &in[0], &out[0]));
   op_strides(in[0].shape, rank, 1, strides);
@@ -146,7 +164,8 @@ int32_t optc_op_scatter_nd(OP_ARGUMENTS) {
   if (depth < 0 || depth > rank) return op_fail(ctx, OPTC_RUNTIME, "ScatterND: bad index rows for rank %d", rank);
   int64_t row = op_span(in[0].shape, (int32_t)depth, rank), rows = op_span(in[1].shape, 0, q - 1);
   if (op_count(&in[2]) != rows * row) {
-    return op_fail(ctx, OPTC_RUNTIME, "ScatterND: %lld updates, the indices ask for %lld", (long long)op_count(&in[2]), (long long)(rows * row));
+    return op_fail(ctx, OPTC_RUNTIME, "ScatterND: %lld updates, the indices ask for %lld", (long long)op_count(&in[2]),
+                   (long long)(rows * row));
   }
   OP_TRY(copy_first(ctx, "ScatterND", &in[0], &out[0]));
   op_strides(in[0].shape, rank, 1, strides);
@@ -163,24 +182,29 @@ int32_t optc_op_tensor_scatter(OP_ARGUMENTS) {
   OP_UNUSED;
   int32_t axis, rank = in[0].rank;
   OP_TRY(op_axis(ctx, "TensorScatter", ints[0], rank, &axis));
-  if (axis == 0 || in[1].rank != rank) return op_fail(ctx, OPTC_RUNTIME, "TensorScatter: the axis must not be the batch");
+  if (axis == 0 || in[1].rank != rank)
+    return op_fail(ctx, OPTC_RUNTIME, "TensorScatter: the axis must not be the batch");
   for (int32_t i = 0; i < rank; i++) {
     if (i == axis ? in[1].shape[i] > in[0].shape[i] : in[1].shape[i] != in[0].shape[i]) {
       return op_fail(ctx, OPTC_RUNTIME, "TensorScatter: update does not fit the cache on axis %d", i);
     }
   }
   int indexed = op_has(in, num_in, 2);
-  if (indexed && op_count(&in[2]) != in[0].shape[0]) return op_fail(ctx, OPTC_RUNTIME, "TensorScatter: one write index a batch entry is needed");
+  if (indexed && op_count(&in[2]) != in[0].shape[0])
+    return op_fail(ctx, OPTC_RUNTIME, "TensorScatter: one write index a batch entry is needed");
   OP_TRY(copy_first(ctx, "TensorScatter", &in[0], &out[0]));
-  int64_t room = in[0].shape[axis], steps = in[1].shape[axis], row = op_span(in[0].shape, axis + 1, rank) * op_itemsize(in[0].dtype);
+  int64_t room = in[0].shape[axis], steps = in[1].shape[axis],
+          row = op_span(in[0].shape, axis + 1, rank) * op_itemsize(in[0].dtype);
   int64_t each = op_span(in[0].shape, 1, axis), prefixes = in[0].shape[0] * each;
   for (int64_t p = 0; p < prefixes; p++) {
     int64_t start = indexed ? op_get_int(&in[2], p / each) : 0;
     if (start < 0 || (!ints[1] && start > room - steps)) {
-      return op_fail(ctx, OPTC_RUNTIME, "TensorScatter: write index %lld out of range [0, %lld]", (long long)start, (long long)(room - steps));
+      return op_fail(ctx, OPTC_RUNTIME, "TensorScatter: write index %lld out of range [0, %lld]", (long long)start,
+                     (long long)(room - steps));
     }
     for (int64_t s = 0; s < steps; s++) {
-      memcpy((char*)out[0].data + (p * room + (start % room + s) % room) * row, (const char*)in[1].data + (p * steps + s) * row, (size_t)row);
+      memcpy((char*)out[0].data + (p * room + (start % room + s) % room) * row,
+             (const char*)in[1].data + (p * steps + s) * row, (size_t)row);
     }
   }
   return OPTC_OK;
@@ -203,8 +227,9 @@ int32_t optc_op_one_hot(OP_ARGUMENTS) {
   for (int64_t i = 0; i < count; i++) {
     int64_t index = op_get_int(&in[0], i);
     if (index < 0) index += depth;
-    if (index < 0 || index >= depth) continue;   /* out of range: all off */
-    memcpy((char*)out[0].data + ((i / inner * depth + index) * inner + i % inner) * item, (const char*)in[2].data + item, (size_t)item);
+    if (index < 0 || index >= depth) continue; /* out of range: all off */
+    memcpy((char*)out[0].data + ((i / inner * depth + index) * inner + i % inner) * item,
+           (const char*)in[2].data + item, (size_t)item);
   }
   return OPTC_OK;
 }

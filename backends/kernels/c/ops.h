@@ -11,19 +11,19 @@
 #include <string.h>
 #include "program.h"
 
-#define OP_ARGUMENTS                                                                                             \
+#define OP_ARGUMENTS                                                                                                \
   optc_context *ctx, const optc_tensor *in, int32_t num_in, optc_tensor *out, int32_t num_out, const int64_t *ints, \
       const double *floats
 #define OP_UNUSED (void)num_in, (void)num_out, (void)ints, (void)floats
-#define OP_TRY(call)              \
-  do {                            \
-    int32_t status_ = (call);     \
-    if (status_) return status_;  \
+#define OP_TRY(call)             \
+  do {                           \
+    int32_t status_ = (call);    \
+    if (status_) return status_; \
   } while (0)
 /* Fails with a message; the compiler sees that the value is not OPTC_OK. */
 #define op_fail(ctx, status, ...) (optc_fail(ctx, status, __VA_ARGS__), (int32_t)(status))
 #define OP_INLINE static inline __attribute__((unused))
-#define OP_MAX_AXES (2 * OPTC_MAX_RANK)   /* axes of a strided copy: Tile splits each dim in two */
+#define OP_MAX_AXES (2 * OPTC_MAX_RANK) /* axes of a strided copy: Tile splits each dim in two */
 
 OP_INLINE int64_t op_min(int64_t a, int64_t b) { return a < b ? a : b; }
 OP_INLINE int64_t op_max(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -34,9 +34,17 @@ OP_INLINE int64_t op_clamp(int64_t v, int64_t low, int64_t high) { return v < lo
 /* Bytes of one element. */
 OP_INLINE int64_t op_itemsize(int32_t dtype) {
   switch (dtype) {
-    case OPTC_UINT8: case OPTC_INT8: case OPTC_BOOL: return 1;
-    case OPTC_UINT16: case OPTC_INT16: case OPTC_FLOAT16: case OPTC_BFLOAT16: return 2;
-    case OPTC_INT64: case OPTC_UINT64: case OPTC_FLOAT64: case OPTC_COMPLEX64: return 8;
+    case OPTC_UINT8:
+    case OPTC_INT8:
+    case OPTC_BOOL: return 1;
+    case OPTC_UINT16:
+    case OPTC_INT16:
+    case OPTC_FLOAT16:
+    case OPTC_BFLOAT16: return 2;
+    case OPTC_INT64:
+    case OPTC_UINT64:
+    case OPTC_FLOAT64:
+    case OPTC_COMPLEX64: return 8;
     case OPTC_COMPLEX128: return 16;
     default: return 4;
   }
@@ -62,7 +70,7 @@ OP_INLINE float op_from_bf16(uint16_t h) { return op_float_of_bits((uint32_t)h <
 
 OP_INLINE float op_from_f16(uint16_t h) {
   uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = (h >> 10) & 31, mantissa = h & 1023;
-  if (exponent == 0) {   /* zero or subnormal: mantissa * 2^-24 is exact */
+  if (exponent == 0) { /* zero or subnormal: mantissa * 2^-24 is exact */
     float value = (float)mantissa * 0x1p-24f;
     return sign ? -value : value;
   }
@@ -100,7 +108,8 @@ OP_INLINE double op_get(const optc_tensor* t, int64_t i) {
     case OPTC_FLOAT64: return ((const double*)t->data)[i];
     case OPTC_FLOAT16: return op_from_f16(((const uint16_t*)t->data)[i]);
     case OPTC_BFLOAT16: return op_from_bf16(((const uint16_t*)t->data)[i]);
-    case OPTC_UINT8: case OPTC_BOOL: return ((const uint8_t*)t->data)[i];
+    case OPTC_UINT8:
+    case OPTC_BOOL: return ((const uint8_t*)t->data)[i];
     case OPTC_INT8: return ((const int8_t*)t->data)[i];
     case OPTC_UINT16: return ((const uint16_t*)t->data)[i];
     case OPTC_INT16: return ((const int16_t*)t->data)[i];
@@ -114,7 +123,8 @@ OP_INLINE double op_get(const optc_tensor* t, int64_t i) {
 /* Element i of an integer tensor, exact; uint64 comes as its bits. A float is truncated. */
 OP_INLINE int64_t op_get_int(const optc_tensor* t, int64_t i) {
   switch (t->dtype) {
-    case OPTC_INT64: case OPTC_UINT64: return ((const int64_t*)t->data)[i];
+    case OPTC_INT64:
+    case OPTC_UINT64: return ((const int64_t*)t->data)[i];
     default: return (int64_t)op_get(t, i);
   }
 }
@@ -166,7 +176,8 @@ OP_INLINE void op_strides(const int64_t* shape, int32_t rank, int64_t unit, int6
 /* "[2, 3]" for messages; returns `text`. */
 OP_INLINE const char* op_shape_text(const int64_t* shape, int32_t rank, char text[200]) {
   int at = snprintf(text, 200, "[");
-  for (int32_t i = 0; i < rank && at < 180; i++) at += snprintf(text + at, 200 - at, "%s%lld", i ? ", " : "", (long long)shape[i]);
+  for (int32_t i = 0; i < rank && at < 180; i++)
+    at += snprintf(text + at, 200 - at, "%s%lld", i ? ", " : "", (long long)shape[i]);
   snprintf(text + at, 200 - at, "]");
   return text;
 }
@@ -176,13 +187,15 @@ OP_INLINE int32_t op_scratch(optc_context* ctx, int64_t count, int64_t size, voi
   int64_t bytes;
   if (__builtin_mul_overflow(count, size, &bytes)) return op_fail(ctx, OPTC_OUT_OF_MEMORY, "scratch size overflows");
   *data = optc_alloc(ctx, bytes);
-  return *data ? OPTC_OK : op_fail(ctx, OPTC_OUT_OF_MEMORY, "out of memory for %lld bytes of scratch", (long long)bytes);
+  return *data ? OPTC_OK
+               : op_fail(ctx, OPTC_OUT_OF_MEMORY, "out of memory for %lld bytes of scratch", (long long)bytes);
 }
 
 /* Gives `t` this shape: allocates it, or checks that it is the shape the compiler promised. */
 OP_INLINE int32_t op_output(optc_context* ctx, const char* op, optc_tensor* t, int32_t rank, const int64_t* shape) {
   char found[200], promised[200];
-  if (rank > OPTC_MAX_RANK) return op_fail(ctx, OPTC_RUNTIME, "%s: result has rank %d, the most is %d", op, rank, OPTC_MAX_RANK);
+  if (rank > OPTC_MAX_RANK)
+    return op_fail(ctx, OPTC_RUNTIME, "%s: result has rank %d, the most is %d", op, rank, OPTC_MAX_RANK);
   int64_t bytes = op_itemsize(t->dtype);
   for (int32_t i = 0; i < rank; i++) {
     if (shape[i] < 0 || __builtin_mul_overflow(bytes, shape[i], &bytes)) {
@@ -191,8 +204,9 @@ OP_INLINE int32_t op_output(optc_context* ctx, const char* op, optc_tensor* t, i
   }
   if (t->data) {
     int same = t->rank == rank && (rank == 0 || !memcmp(t->shape, shape, (size_t)rank * sizeof *shape));
-    return same ? OPTC_OK : op_fail(ctx, OPTC_RUNTIME, "%s: result has shape %s, the graph promises %s", op,
-                                      op_shape_text(shape, rank, found), op_shape_text(t->shape, t->rank, promised));
+    return same ? OPTC_OK
+                : op_fail(ctx, OPTC_RUNTIME, "%s: result has shape %s, the graph promises %s", op,
+                          op_shape_text(shape, rank, found), op_shape_text(t->shape, t->rank, promised));
   }
   t->rank = rank;
   if (rank) memcpy(t->shape, shape, (size_t)rank * sizeof *shape);
@@ -210,7 +224,8 @@ OP_INLINE int32_t op_axis(optc_context* ctx, const char* op, int64_t axis, int32
 }
 
 /* Copies a small integer tensor (axes, a shape) of at most `max` elements. */
-OP_INLINE int32_t op_list(optc_context* ctx, const char* op, const optc_tensor* t, int32_t max, int64_t* values, int32_t* count) {
+OP_INLINE int32_t op_list(optc_context* ctx, const char* op, const optc_tensor* t, int32_t max, int64_t* values,
+                          int32_t* count) {
   int64_t n = op_count(t);
   if (n > max) return op_fail(ctx, OPTC_RUNTIME, "%s: a list of %lld numbers, the most is %d", op, (long long)n, max);
   for (int64_t i = 0; i < n; i++) values[i] = op_get_int(t, i);
@@ -220,13 +235,15 @@ OP_INLINE int32_t op_list(optc_context* ctx, const char* op, const optc_tensor* 
 
 /* The first element of a tensor that must have one. */
 OP_INLINE int32_t op_scalar(optc_context* ctx, const char* op, const char* what, const optc_tensor* t, int64_t* value) {
-  if (op_count(t) != 1) return op_fail(ctx, OPTC_RUNTIME, "%s: %s must have one element, it has %lld", op, what, (long long)op_count(t));
+  if (op_count(t) != 1)
+    return op_fail(ctx, OPTC_RUNTIME, "%s: %s must have one element, it has %lld", op, what, (long long)op_count(t));
   *value = op_get_int(t, 0);
   return OPTC_OK;
 }
 
 /* axes[i] from the list in `t`, each counted from the front and in range; a repeated axis fails. */
-OP_INLINE int32_t op_axes(optc_context* ctx, const char* op, const optc_tensor* t, int32_t rank, int32_t* axes, int32_t* count) {
+OP_INLINE int32_t op_axes(optc_context* ctx, const char* op, const optc_tensor* t, int32_t rank, int32_t* axes,
+                          int32_t* count) {
   int64_t values[OPTC_MAX_RANK];
   OP_TRY(op_list(ctx, op, t, OPTC_MAX_RANK, values, count));
   for (int32_t i = 0; i < *count; i++) {
@@ -249,19 +266,22 @@ OP_INLINE int op_next(int64_t* index, const int64_t* shape, int32_t rank) {
 
 /* --- strided copies ---------------------------------------------------------------------------------------------- */
 
-#define OP_COPY_ROW(type)                                                          \
-  for (int64_t i = 0; i < count; i++) {                                            \
-    type value_;                                                                   \
-    memcpy(&value_, src + i * src_step, sizeof value_);                            \
-    memcpy(dst + i * dst_step, &value_, sizeof value_);                            \
+#define OP_COPY_ROW(type)                               \
+  for (int64_t i = 0; i < count; i++) {                 \
+    type value_;                                        \
+    memcpy(&value_, src + i * src_step, sizeof value_); \
+    memcpy(dst + i * dst_step, &value_, sizeof value_); \
   }
 
-OP_INLINE void op_copy_row(char* dst, int64_t dst_step, const char* src, int64_t src_step, int64_t count, int64_t item) {
+OP_INLINE void op_copy_row(char* dst, int64_t dst_step, const char* src, int64_t src_step, int64_t count,
+                           int64_t item) {
   if (src_step == item && dst_step == item) {
     memcpy(dst, src, (size_t)(count * item));
     return;
   }
-  typedef struct { uint64_t half[2]; } pair;
+  typedef struct {
+    uint64_t half[2];
+  } pair;
   switch (item) {
     case 1: OP_COPY_ROW(uint8_t) break;
     case 2: OP_COPY_ROW(uint16_t) break;
@@ -278,7 +298,7 @@ OP_INLINE void op_copy(char* dst, const int64_t* dst_strides, const char* src, c
                        const int64_t* shape, int32_t rank, int64_t item) {
   int64_t dims[OP_MAX_AXES], d[OP_MAX_AXES], s[OP_MAX_AXES];
   int32_t n = 0;
-  for (int32_t i = 0; i < rank; i++) {   /* axes that are contiguous with their neighbour become one */
+  for (int32_t i = 0; i < rank; i++) { /* axes that are contiguous with their neighbour become one */
     if (shape[i] == 0) return;
     if (shape[i] == 1) continue;
     if (n && d[n - 1] == dst_strides[i] * shape[i] && s[n - 1] == src_strides[i] * shape[i]) {

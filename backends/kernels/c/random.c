@@ -3,12 +3,16 @@
 #include "ops.h"
 
 enum { WORDS = 624, SHIFT = 397 };
-typedef struct generator { uint32_t word[WORDS]; int next; } generator;
+typedef struct generator {
+  uint32_t word[WORDS];
+  int next;
+} generator;
 
 /* The same numbers every run if `seeded`, else others each time. */
 static void start(generator* g, int64_t seeded, double seed) {
   static uint32_t calls;
-  g->word[0] = seeded ? (uint32_t)(int64_t)seed : (uint32_t)optc_now() ^ __atomic_add_fetch(&calls, 0x9e3779b9u, __ATOMIC_RELAXED);
+  g->word[0] = seeded ? (uint32_t)(int64_t)seed
+                      : (uint32_t)optc_now() ^ __atomic_add_fetch(&calls, 0x9e3779b9u, __ATOMIC_RELAXED);
   for (int i = 1; i < WORDS; i++) g->word[i] = 1812433253u * (g->word[i - 1] ^ g->word[i - 1] >> 30) + (uint32_t)i;
   g->next = WORDS;
 }
@@ -28,12 +32,12 @@ static uint32_t draw(generator* g) {
   return y ^ y >> 18;
 }
 
-static double uniform(generator* g) {   /* in [0, 1), of 53 bits */
+static double uniform(generator* g) { /* in [0, 1), of 53 bits */
   uint32_t high = draw(g) >> 5, low = draw(g) >> 6;
   return (high * 67108864.0 + low) / 9007199254740992.0;
 }
 
-static double normal(generator* g) {   /* Box-Muller */
+static double normal(generator* g) { /* Box-Muller */
   double radius = sqrt(-2 * log(1 - uniform(g)));
   return radius * cos(6.28318530717958647692 * uniform(g));
 }
@@ -47,7 +51,9 @@ int32_t optc_op_random(OP_ARGUMENTS) {
   generator g;
   start(&g, ints[0], floats[0]);
   int64_t count = op_count(&out[0]);
-  for (int64_t i = 0; i < count; i++) op_put(&out[0], i, ints[1] ? floats[1] + floats[2] * normal(&g) : floats[1] + (floats[2] - floats[1]) * uniform(&g));
+  for (int64_t i = 0; i < count; i++)
+    op_put(&out[0], i,
+           ints[1] ? floats[1] + floats[2] * normal(&g) : floats[1] + (floats[2] - floats[1]) * uniform(&g));
   return OPTC_OK;
 }
 
@@ -65,7 +71,8 @@ int32_t optc_op_bernoulli(OP_ARGUMENTS) {
 /* in: unnormalized log probabilities [N, C]; out: classes [N, samples]; ints: seeded, samples; floats: seed. */
 int32_t optc_op_multinomial(OP_ARGUMENTS) {
   OP_UNUSED;
-  if (in[0].rank != 2 || in[0].shape[1] < 1) return op_fail(ctx, OPTC_RUNTIME, "Multinomial: needs log probabilities [N, C]");
+  if (in[0].rank != 2 || in[0].shape[1] < 1)
+    return op_fail(ctx, OPTC_RUNTIME, "Multinomial: needs log probabilities [N, C]");
   int64_t classes = in[0].shape[1], shape[2] = {in[0].shape[0], ints[1]};
   OP_TRY(op_output(ctx, "Multinomial", &out[0], 2, shape));
   generator g;
@@ -77,7 +84,8 @@ int32_t optc_op_multinomial(OP_ARGUMENTS) {
     for (int64_t k = 0; k < ints[1]; k++) {
       double left = uniform(&g) * sum;
       int64_t chosen = 0;
-      for (; chosen < classes - 1; chosen++) if ((left -= exp(op_get(&in[0], n * classes + chosen) - top)) < 0) break;
+      for (; chosen < classes - 1; chosen++)
+        if ((left -= exp(op_get(&in[0], n * classes + chosen) - top)) < 0) break;
       op_put_int(&out[0], n * ints[1] + k, chosen);
     }
   }

@@ -1,7 +1,8 @@
 /* LSTM, GRU and RNN in every form of ONNX. The work is in recurrent_core.h, compiled for float and double here; half
  * and bfloat16 tensors are widened to float. */
 #if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC optimize("O3,fp-contract=fast")   /* vectors for the gate loops and fused multiply-adds, which -O2 -std=c11 leave out */
+/* Vectors for the gate loops, and fused multiply-adds: -O2 -std=c11 leaves both out. */
+#pragma GCC optimize("O3,fp-contract=fast")
 #endif
 #include "ops.h"
 
@@ -12,17 +13,21 @@ enum { TANH, SIGMOID, RELU, AFFINE, LEAKY_RELU, THRESHOLDED_RELU, SCALED_TANH, H
 
 #if defined(__AVX512F__)
 #define VECTOR_BYTES 64
-#define VECTORS 4   /* of a tile, times ROWS accumulators: as many as registers hold */
+#define VECTORS 4 /* of a tile, times ROWS accumulators: as many as registers hold */
 #elif defined(__AVX2__)
 #define VECTOR_BYTES 32
 #define VECTORS 2
 #else
 #define VECTOR_BYTES 16
+#ifdef __aarch64__
 #define VECTORS 4
+#else
+#define VECTORS 2
+#endif
 #endif
 #define ROWS 6
-#define UNROLL _Pragma("GCC unroll 16")   /* what is indexed by the loop then lives in registers */
-#define PARALLEL_WORK 500000   /* multiply-adds from which threads pay */
+#define UNROLL _Pragma("GCC unroll 16") /* what is indexed by the loop then lives in registers */
+#define PARALLEL_WORK 500000 /* multiply-adds from which threads pay */
 
 static int64_t gates_of(int64_t kind) { return kind == LSTM ? 4 : kind == GRU ? 3 : 1; }
 
@@ -31,23 +36,26 @@ static int64_t gates_of(int64_t kind) { return kind == LSTM ? 4 : kind == GRU ? 
 /* exp to 2 ulp, for loops that the compiler turns into vectors: no branch, no call. 2^n by the exponent bits. */
 static inline float fast_exp(float x) {
   x = x < -87.3f ? -87.3f : x > 88.7f ? 88.7f : x;
-  float shifted = x * 1.44269504f + 12582912.0f, n = shifted - 12582912.0f;   /* 1.5 * 2^23 rounds to an integer */
+  float shifted = x * 1.44269504f + 12582912.0f, n = shifted - 12582912.0f; /* 1.5 * 2^23 rounds to an integer */
   float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  float p = 1.9875691500e-4f;   /* Cephes expf */
+  float p = 1.9875691500e-4f; /* Cephes expf */
   p = p * r + 1.3981999507e-3f;
   p = p * r + 8.3334519073e-3f;
   p = p * r + 4.1665795894e-2f;
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
-  union { float f; uint32_t u; } bits = {.f = shifted}, scale;
+  union {
+    float f;
+    uint32_t u;
+  } bits = {.f = shifted}, scale;
   scale.u = (bits.u - 0x4b400000u + 127u) << 23;
   return p * scale.f;
 }
 
 static inline float fast_tanh(float x) {
   float z = x * x, wide = 1.0f - 2.0f / (fast_exp(2.0f * x) + 1.0f);
-  float p = -5.70498872745e-3f;   /* Cephes tanhf, below 0.625 */
+  float p = -5.70498872745e-3f; /* Cephes tanhf, below 0.625 */
   p = p * z + 2.06390887954e-2f;
   p = p * z - 5.37397155531e-2f;
   p = p * z + 1.33314422036e-1f;
@@ -73,9 +81,12 @@ static double other_activation(int64_t which, double alpha, double beta, double 
 }
 
 static void apply_f32(int64_t which, float alpha, float beta, float* x, int64_t n) {
-  if (which == SIGMOID) for (int64_t i = 0; i < n; i++) x[i] = 1.0f / (1.0f + fast_exp(-x[i]));
-  else if (which == TANH) for (int64_t i = 0; i < n; i++) x[i] = fast_tanh(x[i]);
-  else for (int64_t i = 0; i < n; i++) x[i] = (float)other_activation(which, alpha, beta, x[i]);
+  if (which == SIGMOID)
+    for (int64_t i = 0; i < n; i++) x[i] = 1.0f / (1.0f + fast_exp(-x[i]));
+  else if (which == TANH)
+    for (int64_t i = 0; i < n; i++) x[i] = fast_tanh(x[i]);
+  else
+    for (int64_t i = 0; i < n; i++) x[i] = (float)other_activation(which, alpha, beta, x[i]);
 }
 
 static void apply_f64(int64_t which, double alpha, double beta, double* x, int64_t n) {
@@ -99,20 +110,26 @@ static int has_shape(const optc_tensor* t, int32_t rank, int64_t a, int64_t b, i
 }
 
 static int32_t check(optc_context* ctx, const char* op, const optc_tensor* in, const int64_t* ints) {
-  int64_t first = ints[LAYOUT], D = ints[DIRECTION] == 2 ? 2 : 1, G = gates_of(ints[KIND]), H = in[2].rank == 3 ? in[2].shape[2] : -1;
-  if (in[0].rank != 3 || in[1].rank != 3 || H < 0) return op_fail(ctx, OPTC_RUNTIME, "%s: X, W and R must have rank 3", op);
+  int64_t first = ints[LAYOUT], D = ints[DIRECTION] == 2 ? 2 : 1, G = gates_of(ints[KIND]),
+          H = in[2].rank == 3 ? in[2].shape[2] : -1;
+  if (in[0].rank != 3 || in[1].rank != 3 || H < 0)
+    return op_fail(ctx, OPTC_RUNTIME, "%s: X, W and R must have rank 3", op);
   int64_t T = in[0].shape[first ? 1 : 0], N = in[0].shape[first ? 0 : 1], I = in[0].shape[2];
-  int64_t a = first ? N : D, b = first ? D : N;   /* leading dims of the states */
+  int64_t a = first ? N : D, b = first ? D : N; /* leading dims of the states */
   const char* bad = !has_shape(&in[1], 3, D, G * H, I) ? "W" : !has_shape(&in[2], 3, D, G * H, H) ? "R" : NULL;
   if (in[3].data && !has_shape(&in[3], 2, D, 2 * G * H, 0)) bad = "B";
   if (in[4].data && !has_shape(&in[4], 1, N, 0, 0)) bad = "sequence_lens";
   if (in[5].data && !has_shape(&in[5], 3, a, b, H)) bad = "initial_h";
   if (in[6].data && !has_shape(&in[6], 3, a, b, H)) bad = "initial_c";
   if (in[7].data && !has_shape(&in[7], 2, D, 3 * H, 0)) bad = "P";
-  if (bad) return op_fail(ctx, OPTC_RUNTIME, "%s: %s does not fit hidden size %lld, input size %lld and batch %lld", op, bad, (long long)H, (long long)I, (long long)N);
+  if (bad)
+    return op_fail(ctx, OPTC_RUNTIME, "%s: %s does not fit hidden size %lld, input size %lld and batch %lld", op, bad,
+                   (long long)H, (long long)I, (long long)N);
   for (int64_t i = 0; in[4].data && i < N; i++) {
     int64_t length = op_get_int(&in[4], i);
-    if (length < 0 || length > T) return op_fail(ctx, OPTC_RUNTIME, "%s: sequence length %lld out of range [0, %lld]", op, (long long)length, (long long)T);
+    if (length < 0 || length > T)
+      return op_fail(ctx, OPTC_RUNTIME, "%s: sequence length %lld out of range [0, %lld]", op, (long long)length,
+                     (long long)T);
   }
   return OPTC_OK;
 }
@@ -139,7 +156,8 @@ int32_t optc_op_recurrent(OP_ARGUMENTS) {
     for (int64_t k = 0; k < count; k++) wide[k] = (float)op_get(&in[i], k);
     x[i].data = wide;
   }
-  int64_t first = ints[LAYOUT], D = x[1].shape[0], H = x[2].shape[2], T = x[0].shape[first ? 1 : 0], N = x[0].shape[first ? 0 : 1];
+  int64_t first = ints[LAYOUT], D = x[1].shape[0], H = x[2].shape[2], T = x[0].shape[first ? 1 : 0],
+          N = x[0].shape[first ? 0 : 1];
   int64_t all[2][4] = {{T, D, N, H}, {N, T, D, H}}, state[2][3] = {{D, N, H}, {N, D, H}};
   for (int32_t i = 0; i < num_out; i++) {
     OP_TRY(op_output(ctx, op, &out[i], i ? 3 : 4, i ? state[first] : all[first]));

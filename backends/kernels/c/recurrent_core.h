@@ -12,15 +12,15 @@ typedef struct NAME(problem) {
   optc_context* ctx;
   int64_t kind, direction, batch_first, linear_before_reset, coupled, T, N, I, H, G, D, clipped;
   REAL clip;
-  const int64_t* activations;          /* three a direction */
-  const double* slopes;                /* alpha and beta of each */
-  const REAL *x, *w, *r, *b, *h0, *c0, *p;   /* NULL where omitted */
-  const optc_tensor* lengths;          /* NULL if all sequences have T steps */
-  REAL *y, *yh, *yc;                   /* NULL where nobody asks */
+  const int64_t* activations; /* three a direction */
+  const double* slopes; /* alpha and beta of each */
+  const REAL *x, *w, *r, *b, *h0, *c0, *p; /* NULL where omitted */
+  const optc_tensor* lengths; /* NULL if all sequences have T steps */
+  REAL *y, *yh, *yc; /* NULL where nobody asks */
 } NAME(problem);
 
-typedef struct NAME(pass) {   /* one direction under way */
-  const NAME(problem)* q;
+typedef struct NAME(pass) { /* one direction under way */
+  const NAME(problem) * q;
   int64_t d;
   REAL *z, *h, *c, *gates, *reset, *packed_w, *packed_r;
 } NAME(pass);
@@ -30,7 +30,7 @@ static void NAME(pack)(const REAL* w, int64_t n, int64_t k, REAL* out) {
   for (int64_t first = 0; first < n; first += PANEL) {
     int64_t width = op_min(PANEL, n - first);
     for (int64_t block = 0; block < k; block += LANES) {
-      int64_t depth = op_min(LANES, k - block);   /* a block of rows stays in the first-level cache */
+      int64_t depth = op_min(LANES, k - block); /* a block of rows stays in the first-level cache */
       if (width < PANEL) memset(out, 0, (size_t)(depth * PANEL) * sizeof(REAL));
       for (int64_t i = 0; i < width; i++) {
         const REAL* row = w + (first + i) * k + block;
@@ -42,12 +42,11 @@ static void NAME(pack)(const REAL* w, int64_t n, int64_t k, REAL* out) {
 }
 
 /* rows x PANEL tile: out += a [rows, k] * panel. */
-static inline __attribute__((always_inline)) void NAME(tile)(const REAL* a, int64_t lda, const REAL* panel, int64_t k, REAL* out, int64_t ldo, const int rows, int64_t width) {
+static inline __attribute__((always_inline)) void NAME(tile)(const REAL* a, int64_t lda, const REAL* panel, int64_t k,
+                                                             REAL* out, int64_t ldo, const int rows, int64_t width) {
   VEC acc[ROWS][VECTORS];
   REAL edge[PANEL];
-  UNROLL for (int i = 0; i < rows; i++) {
-    UNROLL for (int v = 0; v < VECTORS; v++) acc[i][v] = (VEC){0};
-  }
+  UNROLL for (int i = 0; i < rows; i++) { UNROLL for (int v = 0; v < VECTORS; v++) acc[i][v] = (VEC){0}; }
   for (int64_t j = 0; j < k; j++, panel += PANEL) {
     VEC b[VECTORS];
     UNROLL for (int v = 0; v < VECTORS; v++) b[v] = *(const VEC*)(panel + v * LANES);
@@ -58,13 +57,14 @@ static inline __attribute__((always_inline)) void NAME(tile)(const REAL* a, int6
   UNROLL for (int i = 0; i < rows; i++) {
     REAL* to = width == PANEL ? out + i * ldo : edge;
     if (to == edge) memcpy(edge, out + i * ldo, (size_t)width * sizeof(REAL));
-    UNROLL for (int v = 0; v < VECTORS; v++) *(VEC*)(to + v * LANES) += acc[i][v];
+    UNROLL for (int v = 0; v < VECTORS; v++) * (VEC*)(to + v * LANES) += acc[i][v];
     if (to == edge) memcpy(out + i * ldo, edge, (size_t)width * sizeof(REAL));
   }
 }
 
 /* out [m, n] += a [m, k] * w^T with packed w, panels [from, to). */
-static void NAME(multiply_packed)(const REAL* a, int64_t m, int64_t k, const REAL* packed, int64_t n, REAL* out, int64_t ldo, int64_t from, int64_t to) {
+static void NAME(multiply_packed)(const REAL* a, int64_t m, int64_t k, const REAL* packed, int64_t n, REAL* out,
+                                  int64_t ldo, int64_t from, int64_t to) {
   for (int64_t p = from; p < to; p++) {
     const REAL* panel = packed + p * k * PANEL;
     int64_t width = op_min(PANEL, n - p * PANEL), i = 0;
@@ -84,7 +84,8 @@ static inline __attribute__((always_inline)) REAL NAME(sum)(VEC v) {
 }
 
 /* out [m, n] += a [m, k] * w^T with w [n, k] as it is: for few rows, where packing would cost more than it saves. */
-static void NAME(multiply_plain)(const REAL* a, int64_t m, int64_t k, const REAL* w, int64_t n, REAL* out, int64_t ldo) {
+static void NAME(multiply_plain)(const REAL* a, int64_t m, int64_t k, const REAL* w, int64_t n, REAL* out,
+                                 int64_t ldo) {
   for (int64_t i = 0; i < m; i++) {
     const REAL* x = a + i * k;
     for (int64_t j = 0; j < n; j += 4) {
@@ -105,33 +106,38 @@ static void NAME(multiply_plain)(const REAL* a, int64_t m, int64_t k, const REAL
   }
 }
 
-static void NAME(multiply)(const REAL* a, int64_t m, int64_t k, const REAL* w, const REAL* packed, int64_t n, REAL* out, int64_t ldo) {
+static void NAME(multiply)(const REAL* a, int64_t m, int64_t k, const REAL* w, const REAL* packed, int64_t n, REAL* out,
+                           int64_t ldo) {
   if (packed) NAME(multiply_packed)(a, m, k, packed, n, out, ldo, 0, (n + PANEL - 1) / PANEL);
   else NAME(multiply_plain)(a, m, k, w, n, out, ldo);
 }
 
 /* Applies activation `which` of the pass in place, clipping its input first. */
-static void NAME(activate)(const NAME(pass)* s, int which, REAL* x, int64_t n) {
+static void NAME(activate)(const NAME(pass) * s, int which, REAL* x, int64_t n) {
   const NAME(problem)* q = s->q;
   int64_t entry = s->d * 3 + which;
-  if (q->clipped) for (int64_t i = 0; i < n; i++) x[i] = x[i] > q->clip ? q->clip : x[i] < -q->clip ? -q->clip : x[i];
+  if (q->clipped)
+    for (int64_t i = 0; i < n; i++) x[i] = x[i] > q->clip ? q->clip : x[i] < -q->clip ? -q->clip : x[i];
   NAME(apply)(q->activations[entry], (REAL)q->slopes[2 * entry], (REAL)q->slopes[2 * entry + 1], x, n);
 }
 
 /* Gates of one sequence: z + recurrent part r in, new h (and c) out. */
-static void NAME(lstm_cell)(const NAME(pass)* s, const REAL* z, REAL* g, REAL* h, REAL* c) {
+static void NAME(lstm_cell)(const NAME(pass) * s, const REAL* z, REAL* g, REAL* h, REAL* c) {
   const NAME(problem)* q = s->q;
   int64_t H = q->H;
-  const REAL* p = q->p ? q->p + s->d * 3 * H : NULL;   /* peepholes of i, o, f */
+  const REAL* p = q->p ? q->p + s->d * 3 * H : NULL; /* peepholes of i, o, f */
   REAL *gi = g, *go = g + H, *gf = g + 2 * H, *gc = g + 3 * H;
   for (int64_t i = 0; i < 4 * H; i++) g[i] += z[i];
-  if (p) for (int64_t i = 0; i < H; i++) gi[i] += p[i] * c[i], gf[i] += p[2 * H + i] * c[i];
+  if (p)
+    for (int64_t i = 0; i < H; i++) gi[i] += p[i] * c[i], gf[i] += p[2 * H + i] * c[i];
   NAME(activate)(s, 0, gi, H);
-  if (q->coupled) for (int64_t i = 0; i < H; i++) gf[i] = 1 - gi[i];
+  if (q->coupled)
+    for (int64_t i = 0; i < H; i++) gf[i] = 1 - gi[i];
   else NAME(activate)(s, 0, gf, H);
   NAME(activate)(s, 1, gc, H);
   for (int64_t i = 0; i < H; i++) c[i] = gf[i] * c[i] + gi[i] * gc[i];
-  if (p) for (int64_t i = 0; i < H; i++) go[i] += p[H + i] * c[i];
+  if (p)
+    for (int64_t i = 0; i < H; i++) go[i] += p[H + i] * c[i];
   NAME(activate)(s, 0, go, H);
   memcpy(h, c, (size_t)H * sizeof(REAL));
   NAME(activate)(s, 2, h, H);
@@ -139,20 +145,20 @@ static void NAME(lstm_cell)(const NAME(pass)* s, const REAL* z, REAL* g, REAL* h
 }
 
 /* Update and reset gates are g[0 .. 2H); the hidden gate's recurrent part is there already if it comes before reset. */
-static void NAME(gru_gates)(const NAME(pass)* s, const REAL* z, REAL* g, const REAL* h, REAL* reset) {
+static void NAME(gru_gates)(const NAME(pass) * s, const REAL* z, REAL* g, const REAL* h, REAL* reset) {
   const NAME(problem)* q = s->q;
   int64_t H = q->H;
   for (int64_t i = 0; i < 2 * H; i++) g[i] += z[i];
   NAME(activate)(s, 0, g, 2 * H);
   if (q->linear_before_reset) {
-    const REAL* b = q->b ? q->b + s->d * 6 * H + 5 * H : NULL;   /* recurrence bias of the hidden gate */
+    const REAL* b = q->b ? q->b + s->d * 6 * H + 5 * H : NULL; /* recurrence bias of the hidden gate */
     for (int64_t i = 0; i < H; i++) g[2 * H + i] = g[H + i] * (g[2 * H + i] + (b ? b[i] : 0));
   } else {
     for (int64_t i = 0; i < H; i++) reset[i] = g[H + i] * h[i];
   }
 }
 
-static void NAME(gru_cell)(const NAME(pass)* s, const REAL* z, REAL* g, REAL* h) {
+static void NAME(gru_cell)(const NAME(pass) * s, const REAL* z, REAL* g, REAL* h) {
   int64_t H = s->q->H;
   for (int64_t i = 0; i < H; i++) g[2 * H + i] += z[2 * H + i];
   NAME(activate)(s, 1, g + 2 * H, H);
@@ -160,7 +166,7 @@ static void NAME(gru_cell)(const NAME(pass)* s, const REAL* z, REAL* g, REAL* h)
 }
 
 /* Adds the biases to Z: W's and R's, but R's of the GRU's hidden gate only if it is applied after reset. */
-static void NAME(start_rows)(const NAME(pass)* s) {
+static void NAME(start_rows)(const NAME(pass) * s) {
   const NAME(problem)* q = s->q;
   int64_t width = q->G * q->H;
   const REAL* b = q->b ? q->b + s->d * 2 * width : NULL;
@@ -173,7 +179,8 @@ static int32_t NAME(project)(int32_t task, int32_t tasks, void* argument) {
   NAME(pass)* s = argument;
   const NAME(problem)* q = s->q;
   int64_t panels = (q->G * q->H + PANEL - 1) / PANEL;
-  NAME(multiply_packed)(q->x, q->T * q->N, q->I, s->packed_w, q->G * q->H, s->z, q->G * q->H, panels * task / tasks, panels * (task + 1) / tasks);
+  NAME(multiply_packed)(q->x, q->T * q->N, q->I, s->packed_w, q->G * q->H, s->z, q->G * q->H, panels * task / tasks,
+                        panels * (task + 1) / tasks);
   return OPTC_OK;
 }
 
@@ -184,14 +191,15 @@ static int32_t NAME(recur)(int32_t task, int32_t tasks, void* argument) {
   (void)tasks;
   int64_t H = q->H, N = q->N, T = q->T, width = q->G * H, backward = q->direction == 1 || s->d == 1;
   const REAL* r = q->r + s->d * width * H;
-  int64_t early = q->kind == GRU && !q->linear_before_reset ? 2 * H : width;   /* gates that need h itself */
+  int64_t early = q->kind == GRU && !q->linear_before_reset ? 2 * H : width; /* gates that need h itself */
   const REAL* late_packed = s->packed_r ? s->packed_r + (2 * H + PANEL - 1) / PANEL * PANEL * H : NULL;
   for (int64_t step = 0; step < T; step++) {
     memset(s->gates, 0, (size_t)(N * width) * sizeof(REAL));
     NAME(multiply)(s->h, N, H, r, s->packed_r, early, s->gates, width);
-    for (int pass = 0; pass < 2; pass++) {   /* the second pass: what needs r * h (GRU) or ends the step */
+    for (int pass = 0; pass < 2; pass++) { /* the second pass: what needs r * h (GRU) or ends the step */
       if (pass == 0 && q->kind != GRU) continue;
-      if (pass == 1 && early != width) NAME(multiply)(s->reset, N, H, r + 2 * H * H, late_packed, H, s->gates + 2 * H, width);
+      if (pass == 1 && early != width)
+        NAME(multiply)(s->reset, N, H, r + 2 * H * H, late_packed, H, s->gates + 2 * H, width);
       for (int64_t n = 0; n < N; n++) {
         int64_t length = q->lengths ? op_get_int(q->lengths, n) : T;
         int64_t t = backward && step < length ? length - 1 - step : step;
@@ -216,7 +224,7 @@ static int32_t NAME(recur)(int32_t task, int32_t tasks, void* argument) {
       }
     }
   }
-  for (int64_t n = 0; q->lengths && n < N; n++) {   /* an empty sequence ends in zeros, as in ONNX Runtime */
+  for (int64_t n = 0; q->lengths && n < N; n++) { /* an empty sequence ends in zeros, as in ONNX Runtime */
     if (op_get_int(q->lengths, n)) continue;
     memset(s->h + n * H, 0, (size_t)H * sizeof(REAL));
     memset(s->c + n * H, 0, (size_t)H * sizeof(REAL));
@@ -225,7 +233,7 @@ static int32_t NAME(recur)(int32_t task, int32_t tasks, void* argument) {
 }
 
 /* Copies the state of direction d, [N, H], from or to the user's tensor. */
-static void NAME(state)(const NAME(problem)* q, int64_t d, REAL* own, REAL* theirs, int to_own) {
+static void NAME(state)(const NAME(problem) * q, int64_t d, REAL* own, REAL* theirs, int to_own) {
   if (!theirs) return;
   for (int64_t n = 0; n < q->N; n++) {
     REAL* other = theirs + (q->batch_first ? n * q->D + d : d * q->N + n) * q->H;
@@ -233,7 +241,7 @@ static void NAME(state)(const NAME(problem)* q, int64_t d, REAL* own, REAL* thei
   }
 }
 
-static int32_t NAME(run)(const NAME(problem)* q) {
+static int32_t NAME(run)(const NAME(problem) * q) {
   int64_t width = q->G * q->H, rows = q->T * q->N, H = q->H, wide = (width / PANEL + 3) * PANEL;
   int pack_w = rows >= 4 * ROWS, pack_r = q->T >= 8;
   int64_t each = rows * width + q->N * (3 * H + width) + (pack_w ? wide * q->I : 0) + (pack_r ? wide * H : 0);
@@ -259,7 +267,7 @@ static int32_t NAME(run)(const NAME(problem)* q) {
     } else {
       NAME(multiply_plain)(q->x, rows, q->I, w, width, s->z, width);
     }
-    if (pack_r) {   /* the GRU's hidden gate begins a panel of its own */
+    if (pack_r) { /* the GRU's hidden gate begins a panel of its own */
       int64_t first = q->kind == GRU && !q->linear_before_reset ? 2 * H : width;
       s->packed_r = at;
       NAME(pack)(r, first, H, at);
@@ -267,7 +275,8 @@ static int32_t NAME(run)(const NAME(problem)* q) {
     }
   }
   if (q->D == 2 && rows * width * H >= PARALLEL_WORK) OP_TRY(optc_parallel(q->ctx, NAME(recur), passes, 2));
-  else for (int32_t d = 0; d < q->D; d++) OP_TRY(NAME(recur)(d, (int32_t)q->D, passes));
+  else
+    for (int32_t d = 0; d < q->D; d++) OP_TRY(NAME(recur)(d, (int32_t)q->D, passes));
   for (int64_t d = 0; d < q->D; d++) {
     NAME(state)(q, d, passes[d].h, q->yh, 0);
     NAME(state)(q, d, passes[d].c, q->yc, 0);
@@ -277,15 +286,37 @@ static int32_t NAME(run)(const NAME(problem)* q) {
 }
 
 /* The problem of a node whose tensors all hold REAL. */
-static int32_t NAME(solve)(optc_context* ctx, const optc_tensor* in, const optc_tensor* lengths, void* const* results, const int64_t* ints, const double* floats) {
+static int32_t NAME(solve)(optc_context* ctx, const optc_tensor* in, const optc_tensor* lengths, void* const* results,
+                           const int64_t* ints, const double* floats) {
   int64_t first = ints[LAYOUT];
-  NAME(problem) q = {
-      .ctx = ctx, .kind = ints[KIND], .direction = ints[DIRECTION], .batch_first = first, .linear_before_reset = ints[LINEAR_BEFORE_RESET],
-      .coupled = ints[INPUT_FORGET], .clipped = ints[CLIPPED], .clip = (REAL)floats[0], .activations = ints + ACTIVATIONS, .slopes = floats + 1,
-      .T = in[0].shape[first ? 1 : 0], .N = in[0].shape[first ? 0 : 1], .I = in[0].shape[2], .H = in[2].shape[2],
-      .G = gates_of(ints[KIND]), .D = in[1].shape[0], .lengths = lengths,
-      .x = in[0].data, .w = in[1].data, .r = in[2].data, .b = in[3].data, .h0 = in[5].data, .c0 = in[6].data, .p = in[7].data,
-      .y = results[0], .yh = results[1], .yc = results[2]};
+  NAME(problem)
+  q = {.ctx = ctx,
+       .kind = ints[KIND],
+       .direction = ints[DIRECTION],
+       .batch_first = first,
+       .linear_before_reset = ints[LINEAR_BEFORE_RESET],
+       .coupled = ints[INPUT_FORGET],
+       .clipped = ints[CLIPPED],
+       .clip = (REAL)floats[0],
+       .activations = ints + ACTIVATIONS,
+       .slopes = floats + 1,
+       .T = in[0].shape[first ? 1 : 0],
+       .N = in[0].shape[first ? 0 : 1],
+       .I = in[0].shape[2],
+       .H = in[2].shape[2],
+       .G = gates_of(ints[KIND]),
+       .D = in[1].shape[0],
+       .lengths = lengths,
+       .x = in[0].data,
+       .w = in[1].data,
+       .r = in[2].data,
+       .b = in[3].data,
+       .h0 = in[5].data,
+       .c0 = in[6].data,
+       .p = in[7].data,
+       .y = results[0],
+       .yh = results[1],
+       .yc = results[2]};
   return NAME(run)(&q);
 }
 #undef VEC

@@ -8,7 +8,7 @@ typedef struct axes_split {
   int32_t kept, reduced;
   int64_t kept_shape[OPTC_MAX_RANK], kept_strides[OPTC_MAX_RANK];
   int64_t reduced_shape[OPTC_MAX_RANK], reduced_strides[OPTC_MAX_RANK];
-  int64_t count;   /* elements of one reduction */
+  int64_t count; /* elements of one reduction */
 } axes_split;
 
 static axes_split split_axes(const optc_tensor* x, const int32_t* is_reduced) {
@@ -40,12 +40,13 @@ static double reduce_floats(const double* v, int64_t n, int64_t kind) {
       case MIN: acc = v[i] < acc || isnan(v[i]) ? v[i] : acc; break;
       case PROD: acc *= v[i]; break;
       case L1: acc += fabs(v[i]); break;
-      case L2: case SUM_SQUARE: acc += v[i] * v[i]; break;
+      case L2:
+      case SUM_SQUARE: acc += v[i] * v[i]; break;
       case LOG_SUM_EXP: top = v[i] > top ? v[i] : top; break;
       default: acc += v[i];
     }
   }
-  if (kind == LOG_SUM_EXP) {   /* log(sum exp(v)) = top + log(sum exp(v - top)) */
+  if (kind == LOG_SUM_EXP) { /* log(sum exp(v)) = top + log(sum exp(v - top)) */
     if (isinf(top)) return top;
     for (int64_t i = 0; i < n; i++) acc += exp(v[i] - top);
     return top + log(acc);
@@ -57,7 +58,8 @@ static double reduce_floats(const double* v, int64_t n, int64_t kind) {
 static int64_t reduce_integers(const int64_t* v, int64_t n, int64_t kind, int32_t dtype) {
   uint64_t flip = dtype == OPTC_UINT64 ? (uint64_t)1 << 63 : 0, acc = kind == PROD ? 1 : 0;
   if (kind == MAX || kind == MIN) {
-    int bits = (int)op_itemsize(dtype) * 8, is_signed = dtype == OPTC_INT8 || dtype == OPTC_INT16 || dtype == OPTC_INT32 || dtype == OPTC_INT64;
+    int bits = (int)op_itemsize(dtype) * 8,
+        is_signed = dtype == OPTC_INT8 || dtype == OPTC_INT16 || dtype == OPTC_INT32 || dtype == OPTC_INT64;
     int64_t top = (int64_t)(UINT64_MAX >> (64 - bits + is_signed)), bottom = is_signed ? -top - 1 : 0;
     if (dtype == OPTC_BOOL) top = 1;
     acc = (uint64_t)(kind == MAX ? bottom : top);
@@ -83,9 +85,11 @@ int32_t optc_op_reduce(OP_ARGUMENTS) {
   int64_t kind = ints[0], shape[OPTC_MAX_RANK], index[OPTC_MAX_RANK] = {0};
   int32_t axes[OPTC_MAX_RANK], count = (int32_t)ints[3], is_reduced[OPTC_MAX_RANK] = {0}, rank = 0;
   if (op_has(in, num_in, 1)) OP_TRY(op_axes(ctx, "Reduce", &in[1], x->rank, axes, &count));
-  else for (int32_t i = 0; i < count; i++) OP_TRY(op_axis(ctx, "Reduce", ints[4 + i], x->rank, &axes[i]));
+  else
+    for (int32_t i = 0; i < count; i++) OP_TRY(op_axis(ctx, "Reduce", ints[4 + i], x->rank, &axes[i]));
   for (int32_t i = 0; i < count; i++) is_reduced[axes[i]] = 1;
-  if (count == 0 && !ints[2]) for (int32_t i = 0; i < x->rank; i++) is_reduced[i] = 1;
+  if (count == 0 && !ints[2])
+    for (int32_t i = 0; i < x->rank; i++) is_reduced[i] = 1;
   for (int32_t i = 0; i < x->rank; i++) {
     if (!is_reduced[i]) shape[rank++] = x->shape[i];
     else if (ints[1]) shape[rank++] = 1;
@@ -154,7 +158,9 @@ int32_t optc_op_cumulate(OP_ARGUMENTS) {
       int64_t at = base + (ints[1] ? n - 1 - j : j) * inner;
       double before = acc;
       int64_t exact_before = exact;
-      if (whole) exact = (int64_t)(ints[2] ? (uint64_t)exact * (uint64_t)op_get_int(&in[0], at) : (uint64_t)exact + (uint64_t)op_get_int(&in[0], at));
+      if (whole)
+        exact = (int64_t)(ints[2] ? (uint64_t)exact * (uint64_t)op_get_int(&in[0], at)
+                                  : (uint64_t)exact + (uint64_t)op_get_int(&in[0], at));
       else acc = ints[2] ? acc * op_get(&in[0], at) : acc + op_get(&in[0], at);
       if (whole) op_put_int(&out[0], at, ints[0] ? exact_before : exact);
       else op_put(&out[0], at, ints[0] ? before : acc);

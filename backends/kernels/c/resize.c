@@ -11,7 +11,7 @@ typedef struct resize_options {
   double cubic, extrapolation;
 } resize_options;
 
-typedef struct resize_axis {   /* one axis: sizes, scale = out / in as the user gave it, region of interest */
+typedef struct resize_axis { /* one axis: sizes, scale = out / in as the user gave it, region of interest */
   int64_t in, out;
   double scale, from, to;
 } resize_axis;
@@ -38,11 +38,12 @@ static int is_outside(const resize_options* o, const resize_axis* a, double x) {
 
 static int64_t nearest(const resize_options* o, const resize_axis* a, double x) {
   double low = floor(x), ratio = x - low;
-  int up = ratio != 0 && (o->rounding == CEIL || (o->rounding == PREFER_FLOOR && ratio > 0.5) || (o->rounding == PREFER_CEIL && ratio >= 0.5));
+  int up = ratio != 0 && (o->rounding == CEIL || (o->rounding == PREFER_FLOOR && ratio > 0.5) ||
+                          (o->rounding == PREFER_CEIL && ratio >= 0.5));
   return op_clamp((int64_t)low + up, 0, a->in - 1);
 }
 
-static double cubic(double x, double a) {   /* Keys' kernel */
+static double cubic(double x, double a) { /* Keys' kernel */
   x = fabs(x);
   if (x <= 1) return ((a + 2) * x - (a + 3)) * x * x + 1;
   return x < 2 ? ((a * x - 5 * a) * x + 8 * a) * x - 4 * a : 0;
@@ -57,7 +58,7 @@ static int64_t reach(const resize_options* o, const resize_axis* a) {
 /* Weights of the 2 * reach + 2 pixels around x, the first of which is returned. */
 static int64_t weigh(const resize_options* o, const resize_axis* a, double x, int64_t span, double* weights) {
   double stretch = o->antialias && a->scale < 1 ? a->scale : 1, low = floor(x), sum = 0;
-  if (low == x) low -= 1;   /* the ratio lies in (0, 1] */
+  if (low == x) low -= 1; /* the ratio lies in (0, 1] */
   for (int64_t i = 0; i < 2 * span + 2; i++) {
     double distance = ((double)(i - span) - (x - low)) * stretch;
     int64_t at = (int64_t)low + i - span;
@@ -65,12 +66,14 @@ static int64_t weigh(const resize_options* o, const resize_axis* a, double x, in
     if (o->exclude_outside && (at < 0 || at >= a->in)) weights[i] = 0;
     sum += weights[i];
   }
-  if ((o->antialias || o->exclude_outside) && sum != 0) for (int64_t i = 0; i < 2 * span + 2; i++) weights[i] /= sum;
+  if ((o->antialias || o->exclude_outside) && sum != 0)
+    for (int64_t i = 0; i < 2 * span + 2; i++) weights[i] /= sum;
   return (int64_t)low - span;
 }
 
 /* Interpolates axis `a` of src [outer, in, inner] into dst [outer, out, inner]. */
-static int32_t along(optc_context* ctx, const resize_options* o, const resize_axis* a, int64_t outer, int64_t inner, const double* src, double* dst) {
+static int32_t along(optc_context* ctx, const resize_options* o, const resize_axis* a, int64_t outer, int64_t inner,
+                     const double* src, double* dst) {
   int64_t span = reach(o, a);
   double* weights;
   OP_TRY(op_scratch(ctx, 2 * span + 2, sizeof *weights, (void**)&weights));
@@ -84,7 +87,8 @@ static int32_t along(optc_context* ctx, const resize_options* o, const resize_ax
       for (int64_t i = 0; i < 2 * span + 2 && !outside; i++) {
         const double* from = src + (n * a->in + op_clamp(first + i, 0, a->in - 1)) * inner;
         double w = weights[i];
-        if (w != 0) for (int64_t k = 0; k < inner; k++) to[k] += w * from[k];
+        if (w != 0)
+          for (int64_t k = 0; k < inner; k++) to[k] += w * from[k];
       }
     }
   }
@@ -92,18 +96,21 @@ static int32_t along(optc_context* ctx, const resize_options* o, const resize_ax
   return OPTC_OK;
 }
 
-static int32_t resize_nearest(optc_context* ctx, const resize_options* o, const resize_axis* axes, const optc_tensor* x, optc_tensor* y) {
-  int64_t *maps, *map[OPTC_MAX_RANK], index[OPTC_MAX_RANK] = {0}, strides[OPTC_MAX_RANK], entries = 0, item = op_itemsize(x->dtype);
+static int32_t resize_nearest(optc_context* ctx, const resize_options* o, const resize_axis* axes, const optc_tensor* x,
+                              optc_tensor* y) {
+  int64_t *maps, *map[OPTC_MAX_RANK], index[OPTC_MAX_RANK] = {0}, strides[OPTC_MAX_RANK], entries = 0,
+                                      item = op_itemsize(x->dtype);
   for (int32_t i = 0; i < x->rank; i++) entries += y->shape[i];
   OP_TRY(op_scratch(ctx, entries, sizeof *maps, (void**)&maps));
   op_strides(x->shape, x->rank, item, strides);
   int64_t* next = maps;
-  for (int32_t i = 0; i < x->rank; next += y->shape[i++]) {   /* byte offsets of the sources, -1 outside */
+  for (int32_t i = 0; i < x->rank; next += y->shape[i++]) { /* byte offsets of the sources, -1 outside */
     map[i] = next;
     for (int64_t j = 0; j < y->shape[i]; j++) {
       double at = source(o, &axes[i], j);
       map[i][j] = axes[i].scale == 1 && axes[i].in == axes[i].out && o->coordinates != TF_CROP ? j * strides[i]
-                  : is_outside(o, &axes[i], at) ? -1 : nearest(o, &axes[i], at) * strides[i];
+                  : is_outside(o, &axes[i], at) ? -1
+                                                : nearest(o, &axes[i], at) * strides[i];
     }
   }
   int64_t at = 0;
@@ -118,7 +125,8 @@ static int32_t resize_nearest(optc_context* ctx, const resize_options* o, const 
   return OPTC_OK;
 }
 
-static int32_t resize_smooth(optc_context* ctx, const resize_options* o, const resize_axis* axes, const optc_tensor* x, optc_tensor* y) {
+static int32_t resize_smooth(optc_context* ctx, const resize_options* o, const resize_axis* axes, const optc_tensor* x,
+                             optc_tensor* y) {
   int64_t shape[OPTC_MAX_RANK], count = op_count(x), size = count;
   double *now, *after;
   memcpy(shape, x->shape, sizeof shape);
@@ -138,8 +146,14 @@ static int32_t resize_smooth(optc_context* ctx, const resize_options* o, const r
     double* t = now;
     now = after, after = t;
   }
-  double low = y->dtype == OPTC_INT8 ? -128 : y->dtype == OPTC_UINT8 ? 0 : y->dtype == OPTC_INT32 ? INT32_MIN : -INFINITY;
-  double high = y->dtype == OPTC_INT8 ? 127 : y->dtype == OPTC_UINT8 ? 255 : y->dtype == OPTC_INT32 ? INT32_MAX : INFINITY;
+  double low = y->dtype == OPTC_INT8    ? -128
+               : y->dtype == OPTC_UINT8 ? 0
+               : y->dtype == OPTC_INT32 ? INT32_MIN
+                                        : -INFINITY;
+  double high = y->dtype == OPTC_INT8    ? 127
+                : y->dtype == OPTC_UINT8 ? 255
+                : y->dtype == OPTC_INT32 ? INT32_MAX
+                                         : INFINITY;
   int whole = !op_is_float(y->dtype);
   for (int64_t i = 0; i < op_count(y); i++) op_put(y, i, whole ? fmin(fmax(rint(now[i]), low), high) : now[i]);
   optc_release(ctx, now);
@@ -156,9 +170,11 @@ int32_t optc_op_resize(OP_ARGUMENTS) {
   resize_axis axes[OPTC_MAX_RANK];
   int32_t rank = in[0].rank, count = ints[6] ? (int32_t)ints[6] : rank, which[OPTC_MAX_RANK];
   int64_t shape[OPTC_MAX_RANK];
-  int by_scale = op_has(in, num_in, 2) && op_count(&in[2]), by_size = !by_scale && op_has(in, num_in, 3) && op_count(&in[3]);
+  int by_scale = op_has(in, num_in, 2) && op_count(&in[2]),
+      by_size = !by_scale && op_has(in, num_in, 3) && op_count(&in[3]);
   const optc_tensor* given = by_scale ? &in[2] : &in[3];
-  if ((!by_scale && !by_size) || op_count(given) != count) return op_fail(ctx, OPTC_RUNTIME, "Resize: one scale or size for each of %d axes is needed", count);
+  if ((!by_scale && !by_size) || op_count(given) != count)
+    return op_fail(ctx, OPTC_RUNTIME, "Resize: one scale or size for each of %d axes is needed", count);
   int has_roi = o.coordinates == TF_CROP && op_has(in, num_in, 1) && op_count(&in[1]) == 2 * count;
   for (int32_t i = 0; i < rank; i++) axes[i] = (resize_axis){in[0].shape[i], in[0].shape[i], 1, 0, 1};
   double least = INFINITY, most = 0;

@@ -29,7 +29,9 @@ int32_t optc_op_compress(OP_ARGUMENTS) {
   int64_t dim = shape[axis], flags = op_count(&in[1]), row = op_span(shape, axis + 1, rank) * op_itemsize(in[0].dtype);
   int64_t outer = op_span(shape, 0, axis);
   for (int64_t i = 0; i < flags; i++) kept += op_get(&in[1], i) != 0;
-  if (flags > dim) return op_fail(ctx, OPTC_RUNTIME, "Compress: %lld conditions for an axis of %lld", (long long)flags, (long long)dim);
+  if (flags > dim)
+    return op_fail(ctx, OPTC_RUNTIME, "Compress: %lld conditions for an axis of %lld", (long long)flags,
+                   (long long)dim);
   shape[axis] = kept;
   OP_TRY(op_output(ctx, "Compress", &out[0], rank, shape));
   for (int64_t i = 0; i < flags; i++) {
@@ -69,7 +71,7 @@ static void sort(int64_t* items, int64_t* spare, int64_t n, order compare_items,
   }
 }
 
-typedef struct slices {   /* slice i along an axis: elements (o * dim + i) * inner + k */
+typedef struct slices { /* slice i along an axis: elements (o * dim + i) * inner + k */
   const optc_tensor* data;
   int64_t outer, dim, inner;
 } slices;
@@ -103,12 +105,13 @@ int32_t optc_op_unique(OP_ARGUMENTS) {
   slices s = {&in[0], op_span(shape, 0, axis), shape[axis], op_span(shape, axis + 1, rank)};
   int64_t n = s.dim;
   OP_TRY(op_scratch(ctx, op_max(n, 1) * 6, sizeof *work, (void**)&work));
-  int64_t *items = work, *spare = work + n, *first = work + 2 * n, *counts = work + 3 * n, *group = work + 4 * n, *place = work + 5 * n;
+  int64_t *items = work, *spare = work + n, *first = work + 2 * n, *counts = work + 3 * n, *group = work + 4 * n,
+          *place = work + 5 * n;
   for (int64_t i = 0; i < n; i++) items[i] = i;
   sort(items, spare, n, compare_slices, &s);
   for (int64_t i = 0; i < n; i++) {
     if (i == 0 || compare_slices(&s, items[i - 1], items[i])) {
-      first[unique] = items[i];   /* the sort is stable, so this is the first of its kind */
+      first[unique] = items[i]; /* the sort is stable, so this is the first of its kind */
       counts[unique++] = 0;
     }
     group[items[i]] = unique - 1;
@@ -122,19 +125,21 @@ int32_t optc_op_unique(OP_ARGUMENTS) {
   int64_t row = s.inner * op_itemsize(in[0].dtype);
   for (int64_t i = 0; i < unique; i++) {
     for (int64_t o = 0; o < s.outer; o++) {
-      memcpy((char*)out[0].data + (o * unique + i) * row, (const char*)in[0].data + (o * n + first[items[i]]) * row, (size_t)row);
+      memcpy((char*)out[0].data + (o * unique + i) * row, (const char*)in[0].data + (o * n + first[items[i]]) * row,
+             (size_t)row);
     }
   }
   for (int32_t k = 1; k < num_out; k++) {
     OP_TRY(op_output(ctx, "Unique", &out[k], 1, k == 2 ? &n : &unique));
     int64_t* y = out[k].data;
-    for (int64_t i = 0; i < (k == 2 ? n : unique); i++) y[i] = k == 1 ? first[items[i]] : k == 2 ? place[group[i]] : counts[items[i]];
+    for (int64_t i = 0; i < (k == 2 ? n : unique); i++)
+      y[i] = k == 1 ? first[items[i]] : k == 2 ? place[group[i]] : counts[items[i]];
   }
   optc_release(ctx, work);
   return OPTC_OK;
 }
 
-typedef struct line {   /* one line of a tensor: element i at base + i * step */
+typedef struct line { /* one line of a tensor: element i at base + i * step */
   const optc_tensor* data;
   int64_t base, step;
   int descending;
@@ -156,7 +161,8 @@ static int compare_ranks(const void* context, int64_t a, int64_t b) {
 static void sift(const line* l, int64_t* heap, int64_t n, int64_t i) {
   for (;;) {
     int64_t top = i;
-    for (int64_t child = 2 * i + 1; child <= 2 * i + 2 && child < n; child++) if (compare_ranks(l, heap[child], heap[top]) > 0) top = child;
+    for (int64_t child = 2 * i + 1; child <= 2 * i + 2 && child < n; child++)
+      if (compare_ranks(l, heap[child], heap[top]) > 0) top = child;
     if (top == i) return;
     int64_t t = heap[i];
     heap[i] = heap[top], heap[top] = t, i = top;
@@ -171,7 +177,8 @@ int32_t optc_op_top_k(OP_ARGUMENTS) {
   OP_TRY(op_axis(ctx, "TopK", ints[0], rank, &axis));
   OP_TRY(op_scalar(ctx, "TopK", "k", &in[1], &k));
   int64_t n = in[0].shape[axis];
-  if (k < 0 || k > n) return op_fail(ctx, OPTC_RUNTIME, "TopK: k = %lld out of range [0, %lld]", (long long)k, (long long)n);
+  if (k < 0 || k > n)
+    return op_fail(ctx, OPTC_RUNTIME, "TopK: k = %lld out of range [0, %lld]", (long long)k, (long long)n);
   memcpy(shape, in[0].shape, sizeof shape);
   shape[axis] = k;
   for (int32_t i = 0; i < num_out; i++) OP_TRY(op_output(ctx, "TopK", &out[i], rank, shape));
@@ -203,7 +210,8 @@ static void corners(const float* box, int64_t centered, float* c) {
     c[0] = box[1] - box[3] / 2, c[1] = box[0] - box[2] / 2, c[2] = box[1] + box[3] / 2, c[3] = box[0] + box[2] / 2;
     return;
   }
-  c[0] = fminf(box[0], box[2]), c[1] = fminf(box[1], box[3]), c[2] = fmaxf(box[0], box[2]), c[3] = fmaxf(box[1], box[3]);
+  c[0] = fminf(box[0], box[2]), c[1] = fminf(box[1], box[3]), c[2] = fmaxf(box[0], box[2]),
+  c[3] = fmaxf(box[1], box[3]);
 }
 
 static int overlaps(const float* a, const float* b, int64_t centered, float threshold) {
@@ -220,14 +228,15 @@ static int overlaps(const float* a, const float* b, int64_t centered, float thre
  * out: int64 [count, 3]; ints: center_point_box. */
 int32_t optc_op_non_max_suppression(OP_ARGUMENTS) {
   OP_UNUSED;
-  if (in[0].rank != 3 || in[1].rank != 3 || in[0].shape[2] != 4 || in[0].shape[0] != in[1].shape[0] || in[0].shape[1] != in[1].shape[2] ||
-      in[0].dtype != OPTC_FLOAT32 || in[1].dtype != OPTC_FLOAT32) {
+  if (in[0].rank != 3 || in[1].rank != 3 || in[0].shape[2] != 4 || in[0].shape[0] != in[1].shape[0] ||
+      in[0].shape[1] != in[1].shape[2] || in[0].dtype != OPTC_FLOAT32 || in[1].dtype != OPTC_FLOAT32) {
     return op_fail(ctx, OPTC_RUNTIME, "NonMaxSuppression: needs float boxes [N, B, 4] and scores [N, C, B]");
   }
   int64_t batches = in[0].shape[0], boxes = in[0].shape[1], classes = in[1].shape[1], most = 0, count = 0, *work;
   if (op_has(in, num_in, 2)) OP_TRY(op_scalar(ctx, "NonMaxSuppression", "max_output_boxes_per_class", &in[2], &most));
   most = op_clamp(most, 0, boxes);
-  float threshold = op_has(in, num_in, 3) ? (float)op_get(&in[3], 0) : 0, least = op_has(in, num_in, 4) ? (float)op_get(&in[4], 0) : -INFINITY;
+  float threshold = op_has(in, num_in, 3) ? (float)op_get(&in[3], 0) : 0,
+        least = op_has(in, num_in, 4) ? (float)op_get(&in[4], 0) : -INFINITY;
   OP_TRY(op_scratch(ctx, 2 * boxes + 3 * most * batches * classes, sizeof *work, (void**)&work));
   int64_t *order = work, *chosen = work + 2 * boxes;
   for (int64_t b = 0; b < batches; b++) {
@@ -241,7 +250,8 @@ int32_t optc_op_non_max_suppression(OP_ARGUMENTS) {
       sort(order, order + boxes, candidates, compare_line, &scores);
       for (int64_t i = 0; i < candidates && count - start < most; i++) {
         int keep = 1;
-        for (int64_t j = start; j < count && keep; j++) keep = !overlaps(box + order[i] * 4, box + chosen[3 * j + 2] * 4, ints[0], threshold);
+        for (int64_t j = start; j < count && keep; j++)
+          keep = !overlaps(box + order[i] * 4, box + chosen[3 * j + 2] * 4, ints[0], threshold);
         if (!keep) continue;
         int64_t* row = chosen + 3 * count++;
         row[0] = b, row[1] = c, row[2] = order[i];

@@ -1,7 +1,8 @@
 /* Shapes that become known while running: Reshape and its kin, Expand, Tile, ConstantOfShape, Shape, Size, Cast. */
 #include "ops.h"
 
-static int32_t copy_as(optc_context* ctx, const char* op, const optc_tensor* x, optc_tensor* y, int32_t rank, const int64_t* shape) {
+static int32_t copy_as(optc_context* ctx, const char* op, const optc_tensor* x, optc_tensor* y, int32_t rank,
+                       const int64_t* shape) {
   OP_TRY(op_output(ctx, op, y, rank, shape));
   if (op_count(x)) memcpy(y->data, x->data, (size_t)(op_count(x) * op_itemsize(x->dtype)));
   return OPTC_OK;
@@ -22,16 +23,19 @@ int32_t optc_op_reshape(OP_ARGUMENTS) {
   OP_TRY(op_list(ctx, "Reshape", &in[1], OPTC_MAX_RANK, shape, &rank));
   for (int32_t i = 0; i < rank; i++) {
     if (shape[i] == 0 && !ints[0]) {
-      if (i >= in[0].rank) return op_fail(ctx, OPTC_RUNTIME, "Reshape: dim %d is 0 (copy), but the input has rank %d", i, in[0].rank);
+      if (i >= in[0].rank)
+        return op_fail(ctx, OPTC_RUNTIME, "Reshape: dim %d is 0 (copy), but the input has rank %d", i, in[0].rank);
       shape[i] = in[0].shape[i];
     }
     if (shape[i] == -1 && wild < 0) wild = i;
     else if (shape[i] < 0) return op_fail(ctx, OPTC_RUNTIME, "Reshape: bad shape %s", op_shape_text(shape, rank, text));
-    else if (__builtin_mul_overflow(known, shape[i], &known)) return op_fail(ctx, OPTC_RUNTIME, "Reshape: shape overflows");
+    else if (__builtin_mul_overflow(known, shape[i], &known))
+      return op_fail(ctx, OPTC_RUNTIME, "Reshape: shape overflows");
   }
   if (wild >= 0) shape[wild] = known ? total / known : 0;
   if (known * (wild >= 0 ? shape[wild] : 1) != total) {
-    return op_fail(ctx, OPTC_RUNTIME, "Reshape: %lld elements do not fit shape %s", (long long)total, op_shape_text(shape, rank, text));
+    return op_fail(ctx, OPTC_RUNTIME, "Reshape: %lld elements do not fit shape %s", (long long)total,
+                   op_shape_text(shape, rank, text));
   }
   return copy_as(ctx, "Reshape", &in[0], &out[0], rank, shape);
 }
@@ -51,14 +55,17 @@ int32_t optc_op_squeeze(OP_ARGUMENTS) {
   int32_t axes[OPTC_MAX_RANK], count = 0, rank = 0, drop[OPTC_MAX_RANK] = {0};
   int64_t shape[OPTC_MAX_RANK];
   if (op_has(in, num_in, 1)) OP_TRY(op_axes(ctx, "Squeeze", &in[1], in[0].rank, axes, &count));
-  else for (int32_t i = 0; i < in[0].rank; i++) drop[i] = in[0].shape[i] == 1;
+  else
+    for (int32_t i = 0; i < in[0].rank; i++) drop[i] = in[0].shape[i] == 1;
   for (int32_t i = 0; i < count; i++) {
     if (in[0].shape[axes[i]] != 1) {
-      return op_fail(ctx, OPTC_RUNTIME, "Squeeze: axis %d has size %lld, not 1", axes[i], (long long)in[0].shape[axes[i]]);
+      return op_fail(ctx, OPTC_RUNTIME, "Squeeze: axis %d has size %lld, not 1", axes[i],
+                     (long long)in[0].shape[axes[i]]);
     }
     drop[axes[i]] = 1;
   }
-  for (int32_t i = 0; i < in[0].rank; i++) if (!drop[i]) shape[rank++] = in[0].shape[i];
+  for (int32_t i = 0; i < in[0].rank; i++)
+    if (!drop[i]) shape[rank++] = in[0].shape[i];
   return copy_as(ctx, "Squeeze", &in[0], &out[0], rank, shape);
 }
 
@@ -67,7 +74,8 @@ int32_t optc_op_unsqueeze(OP_ARGUMENTS) {
   OP_UNUSED;
   int32_t axes[OPTC_MAX_RANK], count, added[OPTC_MAX_RANK] = {0}, from = 0;
   int64_t shape[OPTC_MAX_RANK], extra = op_count(&in[1]);
-  if (in[0].rank + extra > OPTC_MAX_RANK) return op_fail(ctx, OPTC_RUNTIME, "Unsqueeze: more than %d dims", OPTC_MAX_RANK);
+  if (in[0].rank + extra > OPTC_MAX_RANK)
+    return op_fail(ctx, OPTC_RUNTIME, "Unsqueeze: more than %d dims", OPTC_MAX_RANK);
   int32_t rank = in[0].rank + (int32_t)extra;
   OP_TRY(op_axes(ctx, "Unsqueeze", &in[1], rank, axes, &count));
   for (int32_t i = 0; i < count; i++) added[axes[i]] = 1;
@@ -78,7 +86,8 @@ int32_t optc_op_unsqueeze(OP_ARGUMENTS) {
 /* in: data, shape (broadcast both ways). */
 int32_t optc_op_expand(OP_ARGUMENTS) {
   OP_UNUSED;
-  int64_t want[OPTC_MAX_RANK], shape[OPTC_MAX_RANK], strides[OPTC_MAX_RANK], to[OPTC_MAX_RANK], item = op_itemsize(in[0].dtype);
+  int64_t want[OPTC_MAX_RANK], shape[OPTC_MAX_RANK], strides[OPTC_MAX_RANK], to[OPTC_MAX_RANK],
+      item = op_itemsize(in[0].dtype);
   int32_t count;
   OP_TRY(op_list(ctx, "Expand", &in[1], OPTC_MAX_RANK, want, &count));
   int32_t rank = count > in[0].rank ? count : in[0].rank;
@@ -115,7 +124,7 @@ int32_t optc_op_tile(OP_ARGUMENTS) {
   OP_TRY(op_output(ctx, "Tile", &out[0], rank, shape));
   op_strides(in[0].shape, rank, item, own);
   op_strides(shape, rank, item, whole);
-  for (int32_t i = 0; i < rank; i++) {   /* axis i as (repeat, element): the repeats read the same source */
+  for (int32_t i = 0; i < rank; i++) { /* axis i as (repeat, element): the repeats read the same source */
     split[2 * i] = repeats[i], split[2 * i + 1] = in[0].shape[i];
     from[2 * i] = 0, from[2 * i + 1] = own[i];
     to[2 * i] = whole[i] * in[0].shape[i], to[2 * i + 1] = whole[i];

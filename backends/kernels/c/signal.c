@@ -3,11 +3,14 @@
 
 #define PI 3.14159265358979323846
 
-typedef struct complex_number { double re, im; } complex_number;
+typedef struct complex_number {
+  double re, im;
+} complex_number;
 
 /* Discrete Fourier transform of n numbers x[i * step] into y. `roots[k]` = exp(-+2 pi i k / size), size = n * step.
  * Even lengths halve (Cooley-Tukey); an odd factor is summed directly. `spare` has room for n numbers. */
-static void transform(const complex_number* x, int64_t step, complex_number* y, complex_number* spare, int64_t n, const complex_number* roots, int64_t size) {
+static void transform(const complex_number* x, int64_t step, complex_number* y, complex_number* spare, int64_t n,
+                      const complex_number* roots, int64_t size) {
   if (n % 2) {
     for (int64_t k = 0; k < n; k++) {
       complex_number sum = {0, 0};
@@ -31,7 +34,7 @@ static void transform(const complex_number* x, int64_t step, complex_number* y, 
   }
 }
 
-typedef struct fourier {   /* a transform of one length: its roots and work space */
+typedef struct fourier { /* a transform of one length: its roots and work space */
   int64_t n;
   complex_number *roots, *x, *y, *spare;
 } fourier;
@@ -58,7 +61,8 @@ int32_t optc_op_dft(OP_ARGUMENTS) {
   if (op_has(in, num_in, 2)) OP_TRY(op_scalar(ctx, "DFT", "axis", &in[2], &where));
   OP_TRY(op_axis(ctx, "DFT", where, rank, &axis));
   int64_t parts = in[0].shape[rank - 1], dim = in[0].shape[axis];
-  if (axis == rank - 1 || parts < 1 || parts > 2) return op_fail(ctx, OPTC_RUNTIME, "DFT: the last dim must be 1 (real) or 2 (complex), and not the axis");
+  if (axis == rank - 1 || parts < 1 || parts > 2)
+    return op_fail(ctx, OPTC_RUNTIME, "DFT: the last dim must be 1 (real) or 2 (complex), and not the axis");
   n = inverse && onesided ? 2 * (dim - 1) : dim;
   if (op_has(in, num_in, 1)) OP_TRY(op_scalar(ctx, "DFT", "length", &in[1], &n));
   fourier f;
@@ -100,11 +104,13 @@ int32_t optc_op_stft(OP_ARGUMENTS) {
   if (windowed) frame = op_count(&in[2]);
   if (op_has(in, num_in, 3)) OP_TRY(op_scalar(ctx, "STFT", "frame length", &in[3], &frame));
   if (step < 1 || frame < 1 || frame > length || parts < 1 || parts > 2 || (windowed && op_count(&in[2]) > frame)) {
-    return op_fail(ctx, OPTC_RUNTIME, "STFT: step %lld and frame %lld do not fit a signal of %lld", (long long)step, (long long)frame, (long long)length);
+    return op_fail(ctx, OPTC_RUNTIME, "STFT: step %lld and frame %lld do not fit a signal of %lld", (long long)step,
+                   (long long)frame, (long long)length);
   }
   fourier f;
   OP_TRY(fourier_new(ctx, "STFT", frame, 0, &f));
-  int64_t frames = 1 + (length - frame) / step, bins = ints[0] ? frame / 2 + 1 : frame, taps = windowed ? op_count(&in[2]) : frame;
+  int64_t frames = 1 + (length - frame) / step, bins = ints[0] ? frame / 2 + 1 : frame,
+          taps = windowed ? op_count(&in[2]) : frame;
   int64_t shape[4] = {x->shape[0], frames, bins, 2};
   OP_TRY(op_output(ctx, "STFT", &out[0], 4, shape));
   for (int64_t i = 0; i < x->shape[0] * frames; i++) {
@@ -112,7 +118,8 @@ int32_t optc_op_stft(OP_ARGUMENTS) {
     memset(f.x, 0, (size_t)frame * sizeof *f.x);
     for (int64_t j = 0; j < taps; j++) {
       double w = windowed ? op_get(&in[2], j) : 1;
-      f.x[j] = (complex_number){w * op_get(x, (start + j) * parts), parts == 2 ? w * op_get(x, (start + j) * parts + 1) : 0};
+      f.x[j] =
+          (complex_number){w * op_get(x, (start + j) * parts), parts == 2 ? w * op_get(x, (start + j) * parts + 1) : 0};
     }
     fourier_run(&f);
     for (int64_t k = 0; k < bins; k++) {
@@ -145,7 +152,8 @@ int32_t optc_op_mel_weight_matrix(OP_ARGUMENTS) {
   OP_TRY(op_scalar(ctx, "MelWeightMatrix", "num_mel_bins", &in[0], &bins));
   OP_TRY(op_scalar(ctx, "MelWeightMatrix", "dft_length", &in[1], &length));
   OP_TRY(op_scalar(ctx, "MelWeightMatrix", "sample_rate", &in[2], &rate));
-  if (bins < 1 || length < 1 || rate < 1) return op_fail(ctx, OPTC_RUNTIME, "MelWeightMatrix: bins, length and rate must be positive");
+  if (bins < 1 || length < 1 || rate < 1)
+    return op_fail(ctx, OPTC_RUNTIME, "MelWeightMatrix: bins, length and rate must be positive");
   int64_t shape[2] = {length / 2 + 1, bins};
   OP_TRY(op_output(ctx, "MelWeightMatrix", &out[0], 2, shape));
   op_fill(out[0].data, op_count(&out[0]), NULL, op_itemsize(out[0].dtype));
@@ -154,13 +162,16 @@ int32_t optc_op_mel_weight_matrix(OP_ARGUMENTS) {
   for (int64_t i = 0; i < bins + 2; i++) {
     double mel = low + (double)i * (high - low) / (double)(bins + 2), hertz = 700 * expm1(mel / 2595 * log(10));
     edges[i] = (int64_t)floor((double)(length + 1) * hertz / (double)rate);
-    if (edges[i] < 0 || edges[i] >= shape[0]) return op_fail(ctx, OPTC_RUNTIME, "MelWeightMatrix: %g Hz lies outside the spectrum", hertz);
+    if (edges[i] < 0 || edges[i] >= shape[0])
+      return op_fail(ctx, OPTC_RUNTIME, "MelWeightMatrix: %g Hz lies outside the spectrum", hertz);
   }
   for (int64_t i = 0; i < bins; i++) {
     int64_t left = edges[i], centre = edges[i + 1], right = edges[i + 2];
     if (left == centre) op_put(&out[0], centre * bins + i, 1);
-    for (int64_t j = left; left < centre && j <= centre; j++) op_put(&out[0], j * bins + i, (double)(j - left) / (double)(centre - left));
-    for (int64_t j = centre; j < right; j++) op_put(&out[0], j * bins + i, (double)(right - j) / (double)(right - centre));
+    for (int64_t j = left; left < centre && j <= centre; j++)
+      op_put(&out[0], j * bins + i, (double)(j - left) / (double)(centre - left));
+    for (int64_t j = centre; j < right; j++)
+      op_put(&out[0], j * bins + i, (double)(right - j) / (double)(right - centre));
   }
   optc_release(ctx, edges);
   return OPTC_OK;

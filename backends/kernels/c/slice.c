@@ -9,7 +9,8 @@ int32_t optc_op_slice(OP_ARGUMENTS) {
   int32_t axes[OPTC_MAX_RANK], count, other, rank = in[0].rank;
   OP_TRY(op_list(ctx, "Slice", &in[1], OPTC_MAX_RANK, starts, &count));
   OP_TRY(op_list(ctx, "Slice", &in[2], OPTC_MAX_RANK, ends, &other));
-  if (other != count || count > rank) return op_fail(ctx, OPTC_RUNTIME, "Slice: %d starts and %d ends for rank %d", count, other, rank);
+  if (other != count || count > rank)
+    return op_fail(ctx, OPTC_RUNTIME, "Slice: %d starts and %d ends for rank %d", count, other, rank);
   for (int32_t i = 0; i < count; i++) axes[i] = i, steps[i] = 1;
   if (op_has(in, num_in, 3)) OP_TRY(op_axes(ctx, "Slice", &in[3], rank, axes, &other));
   if (other != count) return op_fail(ctx, OPTC_RUNTIME, "Slice: %d axes for %d starts", other, count);
@@ -21,12 +22,14 @@ int32_t optc_op_slice(OP_ARGUMENTS) {
   for (int32_t i = 0; i < count; i++) {
     int32_t axis = axes[i];
     int64_t dim = in[0].shape[axis], step = steps[i];
-    if (step == 0 || step == INT64_MIN) return op_fail(ctx, OPTC_RUNTIME, "Slice: bad step %lld of axis %d", (long long)step, axis);
+    if (step == 0 || step == INT64_MIN)
+      return op_fail(ctx, OPTC_RUNTIME, "Slice: bad step %lld of axis %d", (long long)step, axis);
     int64_t low = step > 0 ? 0 : -1, high = step > 0 ? dim : dim - 1;
     int64_t start = op_clamp(starts[i] < 0 ? starts[i] + dim : starts[i], op_max(low, 0), high);
     int64_t end = op_clamp(ends[i] < 0 ? op_max(ends[i] + dim, -1) : ends[i], low, high);
     if (dim == 0) start = end = 0;
-    shape[axis] = step > 0 ? (end > start ? (end - start - 1) / step + 1 : 0) : (start > end ? (start - end - 1) / -step + 1 : 0);
+    shape[axis] =
+        step > 0 ? (end > start ? (end - start - 1) / step + 1 : 0) : (start > end ? (start - end - 1) / -step + 1 : 0);
     if (shape[axis]) base += start * from[axis];
     if (shape[axis] > 1) from[axis] *= step;
   }
@@ -63,7 +66,8 @@ int32_t optc_op_pad(OP_ARGUMENTS) {
     begin[axes[i]] = pads[i];
     if (__builtin_add_overflow(shape[axes[i]], pads[i], &shape[axes[i]]) ||
         __builtin_add_overflow(shape[axes[i]], pads[count + i], &shape[axes[i]]) || shape[axes[i]] < 0) {
-      return op_fail(ctx, OPTC_RUNTIME, "Pad: pads %lld and %lld do not fit axis %d", (long long)pads[i], (long long)pads[count + i], axes[i]);
+      return op_fail(ctx, OPTC_RUNTIME, "Pad: pads %lld and %lld do not fit axis %d", (long long)pads[i],
+                     (long long)pads[count + i], axes[i]);
     }
   }
   OP_TRY(op_output(ctx, "Pad", &out[0], rank, shape));
@@ -75,7 +79,7 @@ int32_t optc_op_pad(OP_ARGUMENTS) {
   OP_TRY(op_scratch(ctx, entries, sizeof *maps, (void**)&maps));
   op_strides(in[0].shape, rank, item, strides);
   int64_t* next = maps;
-  for (int32_t i = 0; i < rank; next += shape[i++]) {   /* per axis: byte offset of the source, -1 outside */
+  for (int32_t i = 0; i < rank; next += shape[i++]) { /* per axis: byte offset of the source, -1 outside */
     map[i] = next;
     for (int64_t j = 0; j < shape[i]; j++) {
       int64_t source = pad_source(j - begin[i], in[0].shape[i], ints[0]);
@@ -113,14 +117,17 @@ int32_t optc_op_split(OP_ARGUMENTS) {
   for (int32_t i = 0; i < num_out; i++) {
     shape[axis] = sized ? op_get_int(&in[1], i) : op_max(op_min(part, dim - at), 0);
     if (shape[axis] < 0 || shape[axis] > dim - at) {
-      return op_fail(ctx, OPTC_RUNTIME, "Split: size %lld of output %d does not fit axis of %lld", (long long)shape[axis], i, (long long)dim);
+      return op_fail(ctx, OPTC_RUNTIME, "Split: size %lld of output %d does not fit axis of %lld",
+                     (long long)shape[axis], i, (long long)dim);
     }
     OP_TRY(op_output(ctx, "Split", &out[i], rank, shape));
     op_strides(shape, rank, item, to);
     op_copy(out[i].data, to, (const char*)in[0].data + at * from[axis], from, shape, rank, item);
     at += shape[axis];
   }
-  return at == dim ? OPTC_OK : op_fail(ctx, OPTC_RUNTIME, "Split: sizes sum to %lld, the axis has %lld", (long long)at, (long long)dim);
+  return at == dim
+             ? OPTC_OK
+             : op_fail(ctx, OPTC_RUNTIME, "Split: sizes sum to %lld, the axis has %lld", (long long)at, (long long)dim);
 }
 
 /* in: one or more tensors; ints: axis. */
@@ -131,11 +138,13 @@ int32_t optc_op_concat(OP_ARGUMENTS) {
   OP_TRY(op_axis(ctx, "Concat", ints[0], rank, &axis));
   memcpy(shape, in[0].shape, sizeof shape);
   for (int32_t i = 1; i < num_in; i++) {
-    if (in[i].rank != rank) return op_fail(ctx, OPTC_RUNTIME, "Concat: input %d has rank %d, not %d", i, in[i].rank, rank);
+    if (in[i].rank != rank)
+      return op_fail(ctx, OPTC_RUNTIME, "Concat: input %d has rank %d, not %d", i, in[i].rank, rank);
     for (int32_t j = 0; j < rank; j++) {
       if (j == axis) shape[j] += in[i].shape[j];
       else if (in[i].shape[j] != shape[j]) {
-        return op_fail(ctx, OPTC_RUNTIME, "Concat: input %d has size %lld on axis %d, not %lld", i, (long long)in[i].shape[j], j, (long long)shape[j]);
+        return op_fail(ctx, OPTC_RUNTIME, "Concat: input %d has size %lld on axis %d, not %lld", i,
+                       (long long)in[i].shape[j], j, (long long)shape[j]);
       }
     }
   }
@@ -165,7 +174,7 @@ int32_t optc_op_center_crop_pad(OP_ARGUMENTS) {
   OP_TRY(op_output(ctx, "CenterCropPad", &out[0], rank, shape));
   op_strides(in[0].shape, rank, item, from);
   op_strides(shape, rank, item, to);
-  for (int32_t i = 0; i < rank; i++) {   /* crop and pad keep the odd element at the end */
+  for (int32_t i = 0; i < rank; i++) { /* crop and pad keep the odd element at the end */
     part[i] = op_min(shape[i], in[0].shape[i]);
     read_at += (in[0].shape[i] - part[i]) / 2 * from[i];
     write_at += (shape[i] - part[i]) / 2 * to[i];
@@ -214,14 +223,16 @@ int32_t optc_op_range(OP_ARGUMENTS) {
   for (int32_t i = 0; i < 3; i++) OP_TRY(op_scalar(ctx, "Range", "start, limit or delta", &in[i], &unused));
   if (op_is_float(in[0].dtype)) {
     double start = op_get(&in[0], 0), delta = op_get(&in[2], 0), n = ceil((op_get(&in[1], 0) - start) / delta);
-    if (!(delta != 0) || !(n < 0x1p62)) return op_fail(ctx, OPTC_RUNTIME, "Range: delta %g gives no finite range", delta);
+    if (!(delta != 0) || !(n < 0x1p62))
+      return op_fail(ctx, OPTC_RUNTIME, "Range: delta %g gives no finite range", delta);
     count = n > 0 ? (int64_t)n : 0;
     OP_TRY(op_output(ctx, "Range", &out[0], 1, &count));
     for (int64_t i = 0; i < count; i++) op_put(&out[0], i, start + (double)i * delta);
     return OPTC_OK;
   }
   int64_t start = op_get_int(&in[0], 0), limit = op_get_int(&in[1], 0), delta = op_get_int(&in[2], 0), gap;
-  if (delta == 0 || __builtin_sub_overflow(limit, start, &gap)) return op_fail(ctx, OPTC_RUNTIME, "Range: delta is zero, or the range too wide");
+  if (delta == 0 || __builtin_sub_overflow(limit, start, &gap))
+    return op_fail(ctx, OPTC_RUNTIME, "Range: delta is zero, or the range too wide");
   if (gap != 0 && (gap > 0) == (delta > 0)) count = gap / delta + (gap % delta != 0);
   OP_TRY(op_output(ctx, "Range", &out[0], 1, &count));
   for (int64_t i = 0; i < count; i++) op_put_int(&out[0], i, start + i * delta);
@@ -237,13 +248,18 @@ int32_t optc_op_reverse_sequence(OP_ARGUMENTS) {
   int64_t batch = in[0].shape[ints[0]], steps = in[0].shape[ints[1]];
   int64_t row = op_span(in[0].shape, 2, rank) * op_itemsize(in[0].dtype);
   int64_t batch_step = ints[0] == 0 ? steps * row : row, time_step = ints[0] == 0 ? row : batch * row;
-  if (op_count(&in[1]) != batch) return op_fail(ctx, OPTC_RUNTIME, "ReverseSequence: %lld lengths for a batch of %lld", (long long)op_count(&in[1]), (long long)batch);
+  if (op_count(&in[1]) != batch)
+    return op_fail(ctx, OPTC_RUNTIME, "ReverseSequence: %lld lengths for a batch of %lld", (long long)op_count(&in[1]),
+                   (long long)batch);
   for (int64_t b = 0; b < batch; b++) {
     int64_t length = op_get_int(&in[1], b);
-    if (length < 0 || length > steps) return op_fail(ctx, OPTC_RUNTIME, "ReverseSequence: length %lld out of range [0, %lld]", (long long)length, (long long)steps);
+    if (length < 0 || length > steps)
+      return op_fail(ctx, OPTC_RUNTIME, "ReverseSequence: length %lld out of range [0, %lld]", (long long)length,
+                     (long long)steps);
     for (int64_t t = 0; t < steps; t++) {
       int64_t from = t < length ? length - 1 - t : t;
-      memcpy((char*)out[0].data + b * batch_step + t * time_step, (const char*)in[0].data + b * batch_step + from * time_step, (size_t)row);
+      memcpy((char*)out[0].data + b * batch_step + t * time_step,
+             (const char*)in[0].data + b * batch_step + from * time_step, (size_t)row);
     }
   }
   return OPTC_OK;
@@ -252,7 +268,8 @@ int32_t optc_op_reverse_sequence(OP_ARGUMENTS) {
 /* in: data; ints: the permutation, one number a dim. */
 int32_t optc_op_transpose(OP_ARGUMENTS) {
   OP_UNUSED;
-  int64_t shape[OPTC_MAX_RANK], own[OPTC_MAX_RANK], from[OPTC_MAX_RANK], to[OPTC_MAX_RANK], item = op_itemsize(in[0].dtype);
+  int64_t shape[OPTC_MAX_RANK], own[OPTC_MAX_RANK], from[OPTC_MAX_RANK], to[OPTC_MAX_RANK],
+      item = op_itemsize(in[0].dtype);
   op_strides(in[0].shape, in[0].rank, item, own);
   for (int32_t i = 0; i < in[0].rank; i++) shape[i] = in[0].shape[ints[i]], from[i] = own[ints[i]];
   OP_TRY(op_output(ctx, "Transpose", &out[0], in[0].rank, shape));
