@@ -64,7 +64,7 @@ class Branch:
     otherwise: Frame
 
 
-Step = Union[Load, Bind, Branch]
+Step = Union[Load, Bind, Branch]  # noqa: UP007
 
 
 @dataclass
@@ -169,7 +169,9 @@ class Scope:
                 self._frames[-1].steps.append(Bind(binding.var, self._hoisted(unfenced(binding.value))))
             return self._hoisted(binding.body)
 
-        return hoist(expr) if isinstance(expr, tirx.Let) else tvm_ffi.structural_map(expr, (tirx.Let, hoist), order="pre")
+        return (
+            hoist(expr) if isinstance(expr, tirx.Let) else tvm_ffi.structural_map(expr, (tirx.Let, hoist), order="pre")
+        )
 
     def _compute(self, value: Value, index: list[Expr]) -> Expr:
         if value in self.buffers:
@@ -219,7 +221,7 @@ class Scope:
         self.conditional = True
         condition = self._hoisted(open_conditions[0] if len(open_conditions) == 1 else tirx.And(*open_conditions))
         sides = self._branch(then), self._branch(otherwise)
-        name = tirx.Var("either", sides[0].result.ty)
+        name = tirx.Var("either", exprs.type_of(sides[0].result))
         self._frames[-1].steps.append(Branch(name, condition, *sides))
         return name
 

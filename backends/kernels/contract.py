@@ -184,7 +184,7 @@ def _requantize(node: Node, total: Expr, scale: Expr, y_scale: Expr, y_point: Ex
 
 
 class _Conv:
-    """The loops of a convolution: output channel and taps of each output element. Weights are [M, C / group, *kernel]."""
+    """Output channel and taps of each output element of a convolution; weights are [M, C / group, *kernel]."""
 
     def __init__(self, kernel: NodeKernel, x: int, w: int) -> None:
         node = kernel.node
@@ -263,7 +263,9 @@ def qlinear_conv(node: Node, context: BuildContext) -> Any:
         m, _ = loops.parts(index)
 
         def term(at: list[Expr], w: list[Expr], m: Expr = m) -> Expr:
-            return _shifted(kernel, 0, at, 2, _along(kernel, 2, i64(0))) * _shifted(kernel, 3, w, 5, _along(kernel, 5, m))
+            return _shifted(kernel, 0, at, 2, _along(kernel, 2, i64(0))) * _shifted(
+                kernel, 3, w, 5, _along(kernel, 5, m)
+            )
 
         bias = const(0, INTEGER) if node.input(8) is None else kernel.load(8, [m])
         total = loops.dot(index, bias, term)

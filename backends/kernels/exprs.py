@@ -28,6 +28,11 @@ def dtype_of(value: Expr) -> str:
     return str(value.ty.dtype.with_lanes(1))
 
 
+def type_of(value: Expr) -> Any:
+    """The TIR type of an expression."""
+    return value.ty
+
+
 def lanes_of(value: Expr) -> int:
     return int(value.ty.dtype.lanes)
 
@@ -113,7 +118,9 @@ def is_nan(value: Expr) -> Expr:
     """By the bits: TVM takes x != x for false."""
     dtype = dtype_of(value)
     word = bitcast(value, f"int{bits_of(dtype)}")
-    most, infinity = {16: (0x7FFF, 0x7C00), 32: (0x7FFFFFFF, 0x7F800000), 64: ((1 << 63) - 1, 0x7FF0 << 48)}[bits_of(dtype)]
+    most, infinity = {16: (0x7FFF, 0x7C00), 32: (0x7FFFFFFF, 0x7F800000), 64: ((1 << 63) - 1, 0x7FF0 << 48)}[
+        bits_of(dtype)
+    ]
     return tirx.GT(tirx.bitwise_and(word, like(most, word)), like(infinity, word))
 
 

@@ -79,7 +79,10 @@ def deform_conv(node: Node, context: BuildContext) -> Any:
             c, ky, kx = k
             tap = (tirx.truncdiv(first + c, per_offset) * window[0] + ky) * window[1] + kx
             moves = [kernel.load(2, [n, tap * i64(2) + i64(axis), oy, ox]) for axis in (0, 1)]
-            starts = [oy * strides[0] + ky * dilations[0] - i64(pads[0]), ox * strides[1] + kx * dilations[1] - i64(pads[1])]
+            starts = [
+                oy * strides[0] + ky * dilations[0] - i64(pads[0]),
+                ox * strides[1] + kx * dilations[1] - i64(pads[1]),
+            ]
             y, x = (kernel.cell(cast_raw(s, dtype) + d).get() for s, d in zip(starts, moves, strict=True))
             value = _bilinear(kernel, [n, first + c], y, x, height, width)
             if node.input(4) is not None:
@@ -103,5 +106,3 @@ def _bilinear(kernel: NodeKernel, outer: Sequence[Expr], y: Expr, x: Expr, heigh
             value = kernel.load(0, [*outer, clamp(row, i64(height)), clamp(column, i64(width))])
             total = total + select(inside, value * weight, like(0.0, y))
     return total
-
-

@@ -139,7 +139,9 @@ class Nest:
         if len(self.axes) < 2 or self.axes[-1].used:
             return
         extent = static(self.axes[-1].extent)
-        across = [n for a in self.accesses for n, s in enumerate(a.strides[:-1]) if s == 1 and a.strides[-1] not in (0, 1)]
+        across = [
+            n for a in self.accesses for n, s in enumerate(a.strides[:-1]) if s == 1 and a.strides[-1] not in (0, 1)
+        ]
         sizes = [b for b in range(8, 33) if extent is not None and extent % b == 0 and extent > b]
         if not across or not sizes or static(self.axes[across[0]].extent) in (2, 3, 4):
             return
@@ -214,7 +216,7 @@ class Nest:
         while fused < len(self.axes) - 1 and not self._enough(fused):
             fused += 1
         with kb.loop(product([a.extent for a in self.axes[:fused]]), "task", parallel=True) as task:
-            positions = []
+            positions: list[Expr] = []
             for axis in range(fused - 1, 0, -1):
                 extent = i64(self.axes[axis].extent)
                 positions.insert(0, self.position(kb, axis, tirx.truncmod(task, extent)))

@@ -145,7 +145,9 @@ def _parameter(kernel: NodeKernel, number: int, flat: Expr, shape: Sequence[Dim]
         index.insert(0, tirx.truncmod(flat, i64(extent)))
         flat = tirx.truncdiv(flat, i64(extent))
     tail = index[len(index) - len(dims) :]
-    return kernel.load(number, [i64(0) if isinstance(d, int) and d == 1 else i for d, i in zip(dims, tail, strict=True)])
+    return kernel.load(
+        number, [i64(0) if isinstance(d, int) and d == 1 else i for d, i in zip(dims, tail, strict=True)]
+    )
 
 
 @builds("InstanceNormalization", "GroupNormalization")
@@ -162,7 +164,9 @@ def group_normalization(node: Node, context: BuildContext) -> Any:
     zero = const(0.0, dtype)
     with kernel.each([shape[0], groups], length) as (n, g):
         start = kernel.kb.let((n * groups + g) * length, "start")
-        mean = kernel.cell(kernel.accumulate(zero, [length], lambda a, k: a + kernel.load_flat(0, start + k[0])) / count)
+        mean = kernel.cell(
+            kernel.accumulate(zero, [length], lambda a, k: a + kernel.load_flat(0, start + k[0])) / count
+        )
 
         def spread(acc: Expr, k: list[Expr], start: Expr = start, mean: Any = mean) -> Expr:
             d = kernel.load_flat(0, start + k[0]) - mean.get()

@@ -84,7 +84,7 @@ def reduced_axes(node: Node) -> list[int] | None:
         found = ints(node, 1)
         if found is None or any(not isinstance(a, int) for a in found):
             return None
-        axes = tuple(int(a) for a in found)  # type: ignore[arg-type]
+        axes = tuple(int(a) for a in found)
     if not axes:
         return [] if attr_int(node, "noop_with_empty_axes", 0) else list(range(rank))
     return sorted({a % rank for a in axes})

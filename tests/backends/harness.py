@@ -61,7 +61,9 @@ def run_node(node: Node, arrays: Sequence[np.ndarray | None], *, group: bool = F
     return _call(func, [by_value[v] for v in inputs], node.outputs)
 
 
-def run_graph(graph: Graph, feeds: Sequence[np.ndarray], shapes: Sequence[Sequence[int]], **hints: Any) -> list[np.ndarray]:
+def run_graph(
+    graph: Graph, feeds: Sequence[np.ndarray], shapes: Sequence[Sequence[int]], **hints: Any
+) -> list[np.ndarray]:
     """A whole graph as one group, on arrays for its inputs; `shapes` are those of the outputs."""
     built = build_group(
         list(graph.nodes), [*graph.inputs, *graph.constants()], list(graph.outputs), Target.host(), **hints

@@ -116,7 +116,9 @@ def test_reverse_sequence() -> None:
     check_node("ReverseSequence", [X[:, :, 0].copy(), i64(1, 2, 3, 1)], {"time_axis": 0, "batch_axis": 1})
 
 
-@pytest.mark.parametrize("place", ["half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel", "half_pixel_symmetric"])
+@pytest.mark.parametrize(
+    "place", ["half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel", "half_pixel_symmetric"]
+)
 @pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
 @pytest.mark.parametrize("scales", [(1, 1, 2, 2), (1, 1, 0.6, 1.7)])
 def test_resize(scales: tuple, mode: str, place: str) -> None:

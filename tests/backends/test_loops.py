@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import optc.compiler.ops.nhwc  # noqa: F401  (registers the channels-last ops)
 import pytest
 
 from .harness import check_node, node_of, run_node
@@ -24,7 +25,10 @@ def test_matmul(a: tuple[int, ...], b: tuple[int, ...], dtype: str) -> None:
 
 @pytest.mark.parametrize("trans", [(0, 0), (1, 0), (0, 1), (1, 1)])
 def test_gemm(trans: tuple[int, int]) -> None:
-    a, b = data(*((4, 3) if trans[0] else (3, 4)), dtype="float64"), data(*((5, 4) if trans[1] else (4, 5)), dtype="float64")
+    a, b = (
+        data(*((4, 3) if trans[0] else (3, 4)), dtype="float64"),
+        data(*((5, 4) if trans[1] else (4, 5)), dtype="float64"),
+    )
     attrs = {"transA": trans[0], "transB": trans[1], "alpha": 0.5, "beta": 2.0}
     check_node("Gemm", [a, b, data(5, dtype="float64")], attrs)
 
@@ -54,12 +58,16 @@ def test_conv_channels_last() -> None:
     np.testing.assert_allclose(z.transpose(0, 3, 1, 2), y, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("attrs", [{}, {"strides": [2, 3]}, {"strides": [2, 2], "pads": [1, 0, 1, 1], "output_padding": [1, 0]}])
+@pytest.mark.parametrize(
+    "attrs", [{}, {"strides": [2, 3]}, {"strides": [2, 2], "pads": [1, 0, 1, 1], "output_padding": [1, 0]}]
+)
 def test_conv_transpose(attrs: dict) -> None:
     check_node("ConvTranspose", [data(1, 2, 4, 3), data(2, 3, 3, 2)], attrs, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("equation", ["ij,jk->ik", "bij,bjk->bik", "ij->ji", "ii->i", "...ij,...jk->...ik", "ij,jk", "i,j->ij"])
+@pytest.mark.parametrize(
+    "equation", ["ij,jk->ik", "bij,bjk->bik", "ij->ji", "ii->i", "...ij,...jk->...ik", "ij,jk", "i,j->ij"]
+)
 def test_einsum(equation: str) -> None:
     shapes = {"bij": (2, 3, 3), "bjk": (2, 3, 3), "...ij": (2, 3, 3), "...jk": (3, 3), "i": (3,), "j": (4,)}
     terms = equation.split("->")[0].split(",")
@@ -103,7 +111,9 @@ def test_layer_normalization_with_statistics() -> None:
 
 @pytest.mark.parametrize("p", [1, 2])
 def test_lp_normalization(p: int) -> None:
-    check_node("LpNormalization", [data(3, 5)], {"axis": 1, "p": p})
+    x = data(3, 5)
+    (y,) = run_node(node_of("LpNormalization", [x], {"axis": 1, "p": p}, ()), [x])
+    np.testing.assert_allclose(y, x / np.linalg.norm(x, p, axis=1, keepdims=True), rtol=1e-5)
 
 
 def test_instance_and_group_normalization() -> None:
@@ -112,7 +122,10 @@ def test_instance_and_group_normalization() -> None:
 
 
 def test_lrn() -> None:
-    check_node("LRN", [data(1, 5, 3, 3)], {"size": 3}, rtol=1e-5)
+    x = data(1, 5, 3, 3)
+    (y,) = run_node(node_of("LRN", [x], {"size": 3, "alpha": 0.5}, ()), [x])
+    sums = np.stack([(x[:, max(c - 1, 0) : c + 2].astype("f8") ** 2).sum(1) for c in range(5)], 1)
+    np.testing.assert_allclose(y, x / (1 + 0.5 / 3 * sums) ** 0.75, rtol=1e-5)
 
 
 def test_dynamic_quantize_linear() -> None:

@@ -137,7 +137,9 @@ def _int_power(base: Expr, exponent: Expr) -> Expr:
             return result
         return let(result, lambda r: let(square * square, lambda s: step(s, bit + 1, r)))
 
-    return let(factor, lambda b: select(tirx.LT(exponent, like(0, exponent)), _reciprocal(b, exponent), step(b, 0, one)))
+    return let(
+        factor, lambda b: select(tirx.LT(exponent, like(0, exponent)), _reciprocal(b, exponent), step(b, 0, one))
+    )
 
 
 def _reciprocal(base: Expr, exponent: Expr) -> Expr:

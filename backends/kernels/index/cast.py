@@ -124,5 +124,3 @@ def dequantize_linear(node: Node, inputs: Sequence[Operand | None]) -> Sequence[
         return exprs.rounded_to(convert(result, scale.type.dtype, to), to)
 
     return [element]
-
-

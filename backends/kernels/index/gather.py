@@ -88,10 +88,9 @@ def compress(node: Node, inputs: Inputs) -> Elements | None:
     if condition.data is None or node.outputs[0].type.rank == 0:
         return None
     places = [int(p) for p in condition.data.reshape(-1).nonzero()[0]]
-    axis = node.attrs.get("axis")
-    if axis is None or len(places) > 64:
+    if "axis" not in node.attrs or len(places) > 64:
         return None
-    along = int(axis) % x.type.rank  # type: ignore[call-overload]
+    along = attr_int(node, "axis", 0) % x.type.rank
 
     def element(index: Index) -> Expr:
         at: Expr = i64(places[-1]) if places else zero()

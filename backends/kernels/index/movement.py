@@ -159,7 +159,7 @@ def pad(node: Node, inputs: Inputs) -> Elements | None:
     if pads is None or axes is None:
         return None
     mode = attr_str(node, "mode", "constant")
-    begins = {int(axis) % rank: x.dims.expr(pads[n]) for n, axis in enumerate(axes)}  # type: ignore[call-overload]
+    begins = {int(axis) % rank: x.dims.expr(pads[n]) for n, axis in enumerate(axes)}
     if mode != "constant":
         reach = {"edge": clamp, "reflect": _mirrored, "wrap": tirx.floormod}[mode]
 
@@ -212,9 +212,7 @@ def tile(node: Node, inputs: Inputs) -> Elements:
     x = inputs[0]
     same = [same_dim(a, b) for a, b in zip(x.type.dims, node.outputs[0].type.dims, strict=True)]
     return [
-        lambda index: x(
-            [i if kept else tirx.floormod(i, n) for i, n, kept in zip(index, x.shape, same, strict=True)]
-        )
+        lambda index: x([i if kept else tirx.floormod(i, n) for i, n, kept in zip(index, x.shape, same, strict=True)])
     ]
 
 

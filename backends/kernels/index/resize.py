@@ -62,7 +62,9 @@ def resize(node: Node, inputs: Sequence[Any]) -> Sequence[Element] | None:
             have, want = x.type.static_shape[axis], node.outputs[0].type.static_shape[axis]
             coordinate = x.name(_source(node, place, index[axis], have, want))
             if attr_str(node, "coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize":
-                beyond = tirx.Or(tirx.LT(coordinate, like(0, coordinate)), tirx.GT(coordinate, like(have - 1, coordinate)))
+                beyond = tirx.Or(
+                    tirx.LT(coordinate, like(0, coordinate)), tirx.GT(coordinate, like(have - 1, coordinate))
+                )
                 outside = beyond if outside is None else tirx.Or(outside, beyond)
             found.append(_taps(node, mode, x, coordinate, place, have))
         value = _sum(x, index, list(axes), found, dtype)
@@ -92,7 +94,7 @@ def _axes(node: Node, x: Operand) -> dict[int, _Axis] | None:
     if scales is not None:
         factors = [float(s) for s in scales]
     else:
-        factors = [int(sizes[n]) / int(x.type.dims[a]) for n, a in enumerate(chosen)]  # type: ignore[index,arg-type]
+        factors = [int(sizes[n]) / int(x.type.dims[a]) for n, a in enumerate(chosen)]  # type: ignore[index]
         policy = attr_str(node, "keep_aspect_ratio_policy", "stretch")
         if policy != "stretch":
             factors = [min(factors) if policy == "not_larger" else max(factors)] * len(chosen)

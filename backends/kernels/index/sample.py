@@ -25,7 +25,9 @@ def grid_sample(node: Node, inputs: Sequence[Any]) -> Sequence[Element]:
     """grid[n, ..., k] in [-1, 1] addresses spatial axis rank - 1 - k."""
     x, grid = inputs
     rank = x.type.rank
-    mode = {"bilinear": "linear", "bicubic": "cubic"}.get(attr_str(node, "mode", "linear"), attr_str(node, "mode", "linear"))
+    mode = {"bilinear": "linear", "bicubic": "cubic"}.get(
+        attr_str(node, "mode", "linear"), attr_str(node, "mode", "linear")
+    )
 
     def element(index: Index) -> Expr:
         places = []
@@ -60,8 +62,12 @@ def _pixel(node: Node, at: Expr, extent: Expr) -> Expr:
     if padding == "reflection":
         return exprs.let(p, lambda v: _reflect(v, low, high))
     if padding == "border":  # a coordinate between the outermost pixel's centre and its edge stays
-        bounded = lambda v: tirx.max(tirx.min(v, size - one), like(0.0, v))  # noqa: E731
-        return exprs.let(p, lambda v: select(tirx.Or(tirx.LT(v, low), tirx.GT(v, high)), bounded(v), v))
+
+        def bounded(v: Expr) -> Expr:
+            inside = tirx.max(tirx.min(v, size - one), like(0.0, v))
+            return select(tirx.Or(tirx.LT(v, low), tirx.GT(v, high)), inside, v)
+
+        return exprs.let(p, bounded)
     return p
 
 
