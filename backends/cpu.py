@@ -13,6 +13,7 @@ from ..passes.fusion.expand import ExpandFused
 from ..passes.layout import ChannelsLast
 from ..passes.pipelines import OPTIMIZE
 from ..passes.simplify.dead_code import DeadCode
+from ..passes.scan_axes import ScanAxes
 from ..passes.tails import DuplicateTails
 from .base import C_OPS, INDEX_DEFINITIONS, KERNEL_BUILDERS
 from .fallback import Fallback
@@ -23,6 +24,7 @@ from .templates import TEMPLATES, Anchor, has_template
 
 PIPELINE: tuple[Pass, ...] = (
     DuplicateTails(),
+    ScanAxes(),
     *OPTIMIZE,
     ChannelsLast(),
     DeadCode(),

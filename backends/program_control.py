@@ -180,7 +180,7 @@ class ControlWriter(StepWriter):
     # --- Scan ------------------------------------------------------------------------------------------------------
 
     def write_scan(self, step: Scan) -> None:
-        """Scan axes are 0 here (see passes/simplify/scan_axes.py)."""
+        """Scan axes are 0 here (see passes/scan_axes.py)."""
         node, body = step.node, step.body
         num_scan = num_scan_inputs(node)
         num_states = len(body.inputs) - num_scan
