@@ -373,6 +373,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results = []
     for result in run_cases(counted, options.engine, max(options.jobs, 1)):
         results.append(result)
+        if result.error:
+            print(f"{result.case.name}: {result.error}", file=sys.stderr, flush=True)
         if len(results) % 100 == 0:
             failed = sum(r.error is not None for r in results)
             print(f"{len(results)} of {len(counted)} run, {failed} failed", file=sys.stderr, flush=True)
