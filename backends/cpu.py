@@ -12,8 +12,8 @@ from ..passes.base import Pass
 from ..passes.fusion.expand import ExpandFused
 from ..passes.layout import ChannelsLast
 from ..passes.pipelines import OPTIMIZE
-from ..passes.simplify.dead_code import DeadCode
 from ..passes.scan_axes import ScanAxes
+from ..passes.simplify.dead_code import DeadCode
 from ..passes.tails import DuplicateTails
 from .base import C_OPS, INDEX_DEFINITIONS, KERNEL_BUILDERS
 from .fallback import Fallback
