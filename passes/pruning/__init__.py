@@ -34,19 +34,19 @@ def prune(graph: Graph, spec: str) -> PruneReport:
         if isinstance(part, ZeroWeights):
             report.zeros = zero_weights(graph, part)
         else:
-            report.groups += _cut(graph, part)
+            _cut(graph, part, report)
     after = costs(graph)
     report.macs, report.parameters = (macs, after[0]), (parameters, after[1])
     return report
 
 
-def _cut(graph: Graph, spec: CutChannels) -> list[GroupReport]:
+def _cut(graph: Graph, spec: CutChannels, report: PruneReport) -> None:
     channels = find_channels(graph)
     kept, groups = select(channels, spec)
-    reports = [_report(group) for group in groups]
+    report.groups += [_report(group) for group in groups]
+    report.left += [(node.name, reason) for node, reason in channels.left.items()]
     if not kept.mask.all():
         shrink(channels, kept)
-    return reports
 
 
 def _report(group: Group) -> GroupReport:

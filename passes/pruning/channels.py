@@ -41,8 +41,8 @@ class Source(NamedTuple):
 class Cut(NamedTuple):
     """Operand `slot` of `node`, a constant, loses slices along `axis` as `labels` go.
 
-    `role` is "makes" where the slices compute the channels, "scales" where they scale them (`scale`: by how much),
-    "reads" where the channels are summed into something else, "follows" elsewhere (biases and the like).
+    `role` is "makes" where the slices compute the channels, "reads" where the channels are summed into something else,
+    "follows" elsewhere (biases and the like).
     """
 
     node: Node
@@ -50,7 +50,6 @@ class Cut(NamedTuple):
     axis: int
     labels: Labels
     role: str
-    scale: np.ndarray | None = None
 
 
 class Pin(NamedTuple):
@@ -91,6 +90,8 @@ class Channels:
     pins: list[Pin] = field(default_factory=list)
     fixes: list[Fix] = field(default_factory=list)
     """What to change in attributes and shape operands once it is known what stays; run before types are inferred."""
+    left: dict[Node, str] = field(default_factory=dict)
+    """Nodes with weights that make no channels here, and why."""
     size: int = 0
 
     # --- what rules ask and say ----------------------------------------------------------------------------------
@@ -112,21 +113,11 @@ class Channels:
         self.cut(node, slot, axis, labels, "makes")
         return labels
 
-    def cut(
-        self, node: Node, slot: int, axis: int, labels: Labels, role: str = "follows", scale: np.ndarray | None = None
-    ) -> None:
+    def cut(self, node: Node, slot: int, axis: int, labels: Labels, role: str = "follows") -> None:
         """A constant operand follows labels."""
-        self.cuts.append(Cut(node, slot, axis, labels, role, scale))
+        self.cuts.append(Cut(node, slot, axis, labels, role))
 
-    def match(
-        self,
-        node: Node,
-        slot: int,
-        axis: int,
-        labels: Labels | None,
-        role: str = "follows",
-        scale: np.ndarray | None = None,
-    ) -> None:
+    def match(self, node: Node, slot: int, axis: int, labels: Labels | None, role: str = "follows") -> None:
         """Axis `axis` of an operand (None, or of size 1: nothing to do) is the axis these labels are of.
 
         Either side may be fixed (None); then the other side is pinned.
@@ -136,7 +127,7 @@ class Channels:
             return
         if value.is_constant:
             if labels is not None:
-                self.cut(node, slot, axis, labels, role, scale)
+                self.cut(node, slot, axis, labels, role)
             return
         other = self.of(value)[axis]
         reason = f"{self.title(node)} joins them with an axis that cannot shrink"
@@ -145,6 +136,13 @@ class Channels:
             self.pin(other, reason)
         else:
             self.join(labels, other)
+
+    def match_trailing(self, node: Node, slot: int, axes: Axes) -> None:
+        """An operand (or None) that broadcasts to a result of these axes."""
+        value = node.input(slot)
+        rank = value.type.rank if value is not None else 0
+        for axis in range(rank):
+            self.match(node, slot, axis, axes[len(axes) - rank + axis])
 
     def together(self, node: Node, places: Sequence[tuple[int, int]]) -> Labels | None:
         """Operands' axes, as (slot, axis), that become one axis: the labels of that, None if it is fixed."""

@@ -30,11 +30,13 @@ class PruneReport:
     macs: tuple[Dim, Dim]
     parameters: tuple[int, int]
     groups: list[GroupReport] = field(default_factory=list)
+    left: list[tuple[str, str]] = field(default_factory=list)
+    """Nodes with weights that were left alone, and why."""
     zeros: tuple[int, int] | None = None
 
     @property
     def macs_share(self) -> float:
-        """MACs after over before, every symbolic dim taken as 1."""
+        """MACs after over before, every symbolic dim taken as 128."""
         before, after = (_number(m) for m in self.macs)
         return after / before if before else 1.0
 
@@ -42,10 +44,10 @@ class PruneReport:
         """The report as sentences, one a line."""
         (m0, m1), (p0, p1) = self.macs, self.parameters
         share = f"{100 * p1 / p0:.1f}%" if p0 else "100%"
-        lines = [
-            f"pruned by {self.spec}: MACs {_text(m0)} -> {_text(m1)} ({100 * self.macs_share:.1f}%), "
-            f"parameters {p0:,} -> {p1:,} ({share})"
-        ]
+        macs = f"{100 * self.macs_share:.1f}%"
+        if len(_text(m0)) <= 40:
+            macs = f"{_text(m0)} -> {_text(m1)} ({macs})"
+        lines = [f"pruned by {self.spec}: MACs {macs}, parameters {p0:,} -> {p1:,} ({share})"]
         if self.zeros is not None:
             zeros, weights = self.zeros
             lines.append(f"{zeros:,} of {weights:,} weights are zero ({100 * zeros / max(weights, 1):.1f}%)")
@@ -58,6 +60,7 @@ class PruneReport:
                 lines.append(f"{names}: all {group.before} channels stay{why}")
             else:
                 lines.append(f"{names}: all {group.before} channels stay: fewer would not fill whole vectors")
+        lines += [f"{node}: left alone: {reason}" for node, reason in self.left]
         return lines
 
     def as_dict(self) -> dict[str, Any]:
@@ -68,6 +71,7 @@ class PruneReport:
             "macs_share": self.macs_share,
             "parameters": list(self.parameters),
             "groups": [asdict(group) for group in self.groups],
+            "left": [{"node": node, "reason": reason} for node, reason in self.left],
             "zeros": None if self.zeros is None else list(self.zeros),
         }
 
@@ -81,7 +85,7 @@ def costs(graph: Graph) -> tuple[Dim, int]:
 
 
 def _number(dim: Dim) -> float:
-    (number,) = substitute((dim,), {s: 1 for s in free_symbols((dim,))})
+    (number,) = substitute((dim,), {s: 128 for s in free_symbols((dim,))})
     return float(number)
 
 

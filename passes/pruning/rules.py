@@ -12,13 +12,15 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ...compiler.ir import Graph, Node, Value, captures
-from ...compiler.ops.base import attr_float, attr_int, op_of
+from ...compiler.ops.base import attr_int, op_of
 from ..facts import axes_of
 from .channels import Axes, Channels, Kept, Labels
 
 Rule = Callable[[Node, Channels], Sequence[Axes]]
 RULES: dict[str, Rule] = {}
-MAKERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Gather"})
+_LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+MAKERS = _LAYERS | {"Gather"}
+_RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 
 
 def rule(*ops: str) -> Callable[[Rule], Rule]:
@@ -48,6 +50,11 @@ def _outputs(node: Node, channels: Channels) -> Sequence[Axes]:
     for name, sub in node.subgraphs.items():
         for value in captures(sub):
             channels.pin_value(value, f"{channels.title(node)} reads them in its graph {name}")
+        for inner in sub.all_nodes():
+            if inner.op in _RECURRENT or (inner.op in _LAYERS and inner.operand(1).is_constant):
+                channels.left[inner] = f"it lies in a graph of {channels.title(node)}"
+    if node.op in _RECURRENT:
+        channels.left[node] = "recurrent layers keep their size"
     reached = any(labels is not None for v in node.inputs for labels in channels.of(v))
     if not reached and node.op not in MAKERS:
         return ()
@@ -121,13 +128,16 @@ def conv(node: Node, channels: Channels) -> Sequence[Axes]:
     """Depthwise and finely grouped convolutions lose whole groups, others the same channels of each group."""
     groups, weight = attr_int(node, "group", 1), node.operand(1)
     if not weight.is_constant:
+        channels.left[node] = "its weights are computed"
         return refuse(node, channels, f"{channels.title(node)} has computed weights")
     batch, data = _whole_axes(node, channels, 2)
     made, read = weight.type.static_shape[:2]
     out: Labels | None
     if groups > 1 and groups >= read:
         out = None
-        if data is not None:
+        if data is None:
+            channels.left[node] = "it has the groups of an input that cannot shrink"
+        else:
             block = channels.tie(data.reshape(groups, read))
             out = np.repeat(block, made // groups)
             channels.cut(node, 1, 0, out, "makes")
@@ -150,6 +160,7 @@ def conv_transpose(node: Node, channels: Channels) -> Sequence[Axes]:
     """Weights are [inputs, outputs / groups, ...]; grouped ones lose whole groups."""
     groups, weight = attr_int(node, "group", 1), node.operand(1)
     if not weight.is_constant:
+        channels.left[node] = "its weights are computed"
         return refuse(node, channels, f"{channels.title(node)} has computed weights")
     batch, data = _whole_axes(node, channels, 2)
     out: Labels | None = None
@@ -195,9 +206,7 @@ def gemm(node: Node, channels: Channels) -> Sequence[Axes]:
     a, b = attr_int(node, "transA", 0), attr_int(node, "transB", 0)
     _contract(node, channels, (0, 0 if a else 1), (1, 1 if b else 0))
     axes = (*_free_axis(node, channels, 0, 1 if a else 0), *_free_axis(node, channels, 1, 0 if b else 1))
-    bias = node.input(2)
-    for back in range(1, 1 + (bias.type.rank if bias is not None else 0)):
-        channels.match(node, 2, -back if bias is None else bias.type.rank - back, axes[-back])
+    channels.match_trailing(node, 2, axes)
     return [axes]
 
 
@@ -224,13 +233,7 @@ def _free_axis(node: Node, channels: Channels, slot: int, axis: int) -> Axes:
 @rule("BatchNormalization")
 def batch_norm(node: Node, channels: Channels) -> Sequence[Axes]:
     axes = channels.of(node.operand(0))
-    gamma, variance = node.operand(1).data, node.operand(4).data
-    scale = None
-    if gamma is not None and variance is not None:
-        epsilon = attr_float(node, "epsilon", 1e-5)
-        scale = np.abs(gamma.astype(np.float64)) / np.sqrt(np.maximum(variance.astype(np.float64), 0) + epsilon)
-    channels.match(node, 1, 0, axes[1], "scales", scale)
-    for slot in (2, 3, 4):
+    for slot in (1, 2, 3, 4):
         channels.match(node, slot, 0, axes[1])
     return [axes]
 
@@ -258,14 +261,13 @@ def group_norm(node: Node, channels: Channels) -> Sequence[Axes]:
 @rule("LayerNormalization", "RMSNormalization")
 def layer_norm(node: Node, channels: Channels) -> Sequence[Axes]:
     """What is normalized over must stay; scale and bias may still lie along other axes."""
-    axes = channels.of(node.operand(0))
-    first = attr_int(node, "axis", -1) % len(axes)
-    outer = _pinned(node, channels, range(first, len(axes)), "normalizes over them")
+    rank = node.operand(0).type.rank
+    first = attr_int(node, "axis", -1) % rank
+    axes = _pinned(node, channels, range(first, rank), "normalizes over them")
     for slot in (1, 2):
-        value = node.input(slot)
-        for back in range(1, 1 + (value.type.rank if value is not None else 0)):
-            channels.match(node, slot, value.type.rank - back if value is not None else 0, outer[-back])
-    return [outer] * len(node.outputs)
+        channels.match_trailing(node, slot, axes)
+    statistics = (*axes[:first], *(None for _ in axes[first:]))
+    return [axes, statistics, statistics][: len(node.outputs)]
 
 
 @rule("Softmax", "LogSoftmax", "Hardmax", "LpNormalization")
@@ -280,11 +282,11 @@ def local_response(node: Node, channels: Channels) -> Sequence[Axes]:
 
 
 def _pinned(node: Node, channels: Channels, over: Sequence[int], does: str) -> Axes:
-    """The axes of operand 0, those in `over` pinned and fixed."""
+    """The axes of operand 0, those in `over` pinned."""
     axes = channels.of(node.operand(0))
     for axis in over:
         channels.pin(axes[axis], f"{channels.title(node)} {does}")
-    return tuple(None if axis in over else labels for axis, labels in enumerate(axes))
+    return axes
 
 
 @rule(
@@ -314,7 +316,7 @@ def reduction(node: Node, channels: Channels) -> Sequence[Axes]:
         over = [a % rank for a in given] if given else empty
     axes = _pinned(node, channels, over, "reduces over them")
     if attr_int(node, "keepdims", 1):
-        return [axes]
+        return [tuple(None if axis in over else labels for axis, labels in enumerate(axes))]
     return [tuple(labels for axis, labels in enumerate(axes) if axis not in over)]
 
 

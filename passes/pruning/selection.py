@@ -1,10 +1,9 @@
 """Which channels go: units and groups out of labels, their scores, and the schedules.
 
-The score of a unit says what it is worth in its group: for every constant that makes its channels, the norm (L1 or
-L2) of the unit's slices over the mean of that among the units of the constant, averaged over the constants; times, for
-every batch norm it passes, its scale |gamma| / sqrt(variance) over the mean of that. So scores have mean 1 or so in
-every group, whatever the size of its weights, and groups can be compared (Li et al. 2017, "Pruning Filters for
-Efficient ConvNets"; Liu et al. 2017, "Network Slimming").
+The score of a unit is its magnitude (Li et al. 2017, "Pruning Filters for Efficient ConvNets"): for every constant
+that makes its channels, the norm (L1 or L2) of the unit's slices over the mean of that among all units of the constant;
+averaged over the constants. So scores are around 1 in every group, whatever the scale of its weights, and groups can
+be compared.
 
 Schedules, for a ratio r over groups of n units that may go:
 
@@ -104,30 +103,23 @@ def _reasons(channels: Channels, roots: np.ndarray) -> dict[int, str]:
 def _scores(channels: Channels, roots: np.ndarray, criterion: str) -> np.ndarray:
     """A score for each root (elsewhere meaningless)."""
     total, constants = np.zeros(channels.size), np.zeros(channels.size)
-    factor = np.ones(channels.size)
     for cut in channels.cuts:
-        if cut.role not in ("makes", "scales"):
+        if cut.role != "makes":
             continue
         units, inverse = np.unique(roots[cut.labels], return_inverse=True)
         sums = np.zeros(len(units))
         np.add.at(sums, inverse, _magnitudes(cut, criterion))
         norms = np.sqrt(sums) if criterion == "l2" else sums
-        relative = norms / (norms.mean() or 1.0)
-        if cut.role == "makes":
-            total[units] += relative
-            constants[units] += 1
-        else:
-            factor[units] *= relative
-    scores: np.ndarray = total / np.maximum(constants, 1) * factor
+        total[units] += norms / (norms.mean() or 1.0)
+        constants[units] += 1
+    scores: np.ndarray = total / np.maximum(constants, 1)
     return scores
 
 
 def _magnitudes(cut: Cut, criterion: str) -> np.ndarray:
     """For each slice of a cut constant the sum of its |w| or w^2."""
-    data = cut.scale if cut.scale is not None else cut.node.operand(cut.slot).data
-    if data is None:
-        return np.ones(len(cut.labels))
-    rows = np.moveaxis(np.asarray(data), cut.axis, 0).reshape(len(cut.labels), -1).astype(np.float64)
+    data = np.asarray(cut.node.operand(cut.slot).data)
+    rows = np.moveaxis(data, cut.axis, 0).reshape(len(cut.labels), -1).astype(np.float64)
     sums: np.ndarray = (rows**2 if criterion == "l2" else np.abs(rows)).sum(axis=1)
     return sums
 

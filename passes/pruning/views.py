@@ -16,7 +16,7 @@ import numpy as np
 from ...compiler.ir import Node, Value
 from ...compiler.ops.base import attr_int, attr_str
 from ...compiler.ops.dims import product
-from ...compiler.types import Dim, same_dim
+from ...compiler.types import Dim, free_symbols, same_dim, substitute
 from ..facts import known_ints, perm_of, reshape_vector
 from .channels import Axes, Channels, Kept, Labels
 from .rules import refuse, rule
@@ -44,8 +44,9 @@ def view(node: Node, channels: Channels) -> Sequence[Axes]:
 @rule("Reshape")
 def reshape(node: Node, channels: Channels) -> Sequence[Axes]:
     """The shape operand is rewritten where the channels change what it says."""
-    source, out = node.operand(0), node.output
-    if not node.operand(1).is_constant and reshape_vector(source.type, out.type) is None:
+    source, out, given = node.operand(0), node.output, node.operand(1)
+    plain = reshape_vector(source.type, out.type) is not None
+    if not given.is_constant and not plain and not _names_its_numbers(given):
         return refuse(node, channels, f"{channels.title(node)} computes its shape")
     axes = _refolded(node, channels)
 
@@ -54,19 +55,51 @@ def reshape(node: Node, channels: Channels) -> Sequence[Axes]:
         after = out.type.with_shape(channels.shape_after(out, kept))
         if (before, after) == (source.type, out.type):
             return
-        given = known_ints(node.operand(1)) if node.operand(1).is_constant else None
-        if given is None:
+        if given.data is not None:
+            _set_ints(node, 1, _updated(given.data, after.dims), channels)
+        elif plain:
             _set_ints(node, 1, reshape_vector(before, after), channels)
-            return
-        # 0 copies the input's dim there, -1 is what is left; numbers are numbers
-        sizes = [
-            int(dim) if isinstance(dim, int) and size >= 0 else size
-            for size, dim in zip(given, after.dims, strict=True)
-        ]
-        _set_ints(node, 1, sizes, channels)
+        else:
+            _set_parts(node, given, after.dims, channels)
 
     channels.fix(change)
     return [axes]
+
+
+def _updated(given: np.ndarray, dims: Sequence[Dim]) -> list[int]:
+    """A shape operand for new dims: -1 stays what is left, 0 (a copy) stays where the dim is no number."""
+    return [
+        int(dim) if isinstance(dim, int) and size >= 0 else int(size) for size, dim in zip(given, dims, strict=True)
+    ]
+
+
+def _names_its_numbers(shape: Value) -> bool:
+    """True for a Concat of vectors that are constant or hold no known number."""
+    if shape.producer is None or shape.producer.op != "Concat":
+        return False
+    return all(
+        part.is_constant or (part.content is not None and not any(isinstance(d, int) for d in part.content.reshape(-1)))
+        for part in shape.producer.inputs
+        if part is not None
+    )
+
+
+def _set_parts(node: Node, shape: Value, dims: Sequence[Dim], channels: Channels) -> None:
+    """Gives a Reshape a copy of the Concat that makes its shape, with the constant parts updated."""
+    if shape.producer is None:
+        return
+    parts: list[Value | None] = []
+    start = 0
+    for part in shape.producer.inputs:
+        if part is None:
+            continue
+        stop = start + int(part.type.static_shape[0])
+        if part.data is not None:
+            part = channels.graph.constant(np.array(_updated(part.data, dims[start:stop]), np.int64), part.name)
+        parts.append(part)
+        start = stop
+    joined = channels.graph.emit("Concat", parts, shape.producer.attrs, before=node, loc=shape.producer.loc)
+    channels.graph.set_input(node, 1, joined.output)
 
 
 def _set_ints(node: Node, slot: int, values: Sequence[int] | np.ndarray | None, channels: Channels) -> None:
@@ -113,20 +146,30 @@ def _carry(
 def _elements(source: Value, out: Value, axes: Axes, old: Sequence[int], new: Sequence[int]) -> np.ndarray | None:
     """The label of each element of a block, in the output's shape; None if it has no single one.
 
-    Elements lie in the same pattern whatever a symbolic dim is, so these are taken to be 2.
+    Elements lie in the same pattern whatever the symbolic dims are, so an example will do.
     """
     labelled = [at for at, axis in enumerate(old) if axes[axis] is not None]
-    sizes = [_number(source.type.dims[axis]) for axis in old]
-    wanted = [_number(out.type.dims[axis]) for axis in new]
     labels = axes[old[labelled[0]]]
+    sizes, wanted = _example([source.type.dims[i] for i in old], [out.type.dims[i] for i in new])
     if len(labelled) > 1 or labels is None or np.prod(sizes) != np.prod(wanted):
         return None
     spread = labels.reshape([-1 if at == labelled[0] else 1 for at in range(len(old))])
     return np.broadcast_to(spread, sizes).reshape(wanted)
 
 
-def _number(dim: Dim) -> int:
-    return dim if isinstance(dim, int) else int(dim.subs({s: 2 for s in dim.free_symbols}))
+def _example(*shapes: Sequence[Dim]) -> list[list[int]]:
+    """Shapes with one small number for all symbols, large enough that no symbolic dim is below 2."""
+    found: list[list[int]] = []
+    for number in (2, 8, 32, 128, 512):
+        found = [[int(d) if isinstance(d, int) else _at(d, number) for d in shape] for shape in shapes]
+        dims = [(d, f) for shape, sizes in zip(shapes, found, strict=True) for d, f in zip(shape, sizes, strict=True)]
+        if all(size >= 2 for dim, size in dims if not isinstance(dim, int)):
+            break
+    return found
+
+
+def _at(dim: Dim, number: int) -> int:
+    return int(substitute((dim,), {s: number for s in free_symbols((dim,))})[0])
 
 
 def _blocks(old: Sequence[Dim], new: Sequence[Dim]) -> Iterator[tuple[list[int], list[int]]]:

@@ -147,7 +147,8 @@ def transformer(seed: int, fused: bool, multiplied: bool) -> Graph:
         parts = [m.op("Gather", qkv, m.graph.constant(np.int64(i)), axis=2) for i in range(3)]
     else:
         parts = [m.op("Reshape", m.dense(x, 8), heads) for _ in range(3)]
-    q, k, v = (m.op("Transpose", p, perm=perm) for p, perm in zip(parts, [(0, 2, 1, 3), (0, 2, 3, 1), (0, 2, 1, 3)]))
+    q, v = (m.op("Transpose", parts[i], perm=(0, 2, 1, 3)) for i in (0, 2))
+    k = m.op("Transpose", parts[1], perm=(0, 2, 3, 1))
     scores = m.op("Add", m.op("MatMul", q, k), m.const(4, 5, 5))  # a bias a head
     attended = m.op("Transpose", m.op("MatMul", m.op("Softmax", scores, axis=-1), v), perm=(0, 2, 1, 3))
     x = m.op("Add", x, m.dense(m.op("Reshape", attended, m.ints(0, 0, 8)), 8))
@@ -161,7 +162,7 @@ def transformer(seed: int, fused: bool, multiplied: bool) -> Graph:
 def zeroed(graph: Graph, channels: Channels, gone: np.ndarray) -> dict[Value, np.ndarray]:
     """New data for the constants through which the channels are read."""
     data: dict[Value, np.ndarray] = {}
-    for node, slot, axis, labels, role, _ in channels.cuts:
+    for node, slot, axis, labels, role in channels.cuts:
         value = node.operand(slot)
         if role == "reads" and value.data is not None:
             array = data.setdefault(value, np.array(value.data))
