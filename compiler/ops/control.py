@@ -183,7 +183,7 @@ class Loop(Op):
 
     def infer(self, node: Node) -> Sequence[TensorType]:
         body = _body(node, "body")
-        count = len(node.inputs) - 2
+        count = max(0, len(node.inputs) - 2)  # trailing operands may be omitted
         if len(body.inputs) != count + 2 or len(body.outputs) != len(node.outputs) + 1 or len(node.outputs) < count:
             found = f"{len(body.inputs)} inputs and {len(body.outputs)} outputs"
             fail(node, "the body does not fit", expected=f"{count + 2} and {len(node.outputs) + 1}", found=found)

@@ -63,7 +63,7 @@ def _subgraph_outputs(node: Node) -> tuple[int, int]:
     if node.op == "If":
         return 0, 0
     if node.op == "Loop":  # operands: trip count, condition, states; body outputs: condition, states, scans
-        return len(node.inputs) - 2, 1
+        return max(0, len(node.inputs) - 2), 1
     return len(node.outputs), 0
 
 
