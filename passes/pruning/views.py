@@ -104,7 +104,8 @@ def _set_parts(node: Node, shape: Value, dims: Sequence[Dim], channels: Channels
 
 def _set_ints(node: Node, slot: int, values: Sequence[int] | np.ndarray | None, channels: Channels) -> None:
     """Gives a node other constant integers as an operand."""
-    hint = f"{node.outputs[0].name}_{('shape', 'sizes')[slot > 1]}"
+    old = node.input(slot)
+    hint = old.name if old is not None else f"{node.outputs[0].name}_sizes"
     channels.graph.set_input(node, slot, channels.graph.constant(np.array(values, np.int64), hint))
 
 
@@ -249,7 +250,7 @@ def slice_(node: Node, channels: Channels) -> Sequence[Axes]:
     if starts is None or ends is None or over is None or steps is None:
         return refuse(node, channels, f"{channels.title(node)} computes its bounds")
     over = [a % len(axes) for a in over] or list(range(len(starts)))
-    bounds: dict[int, tuple[Labels, Labels]] = {}  # by position: what lies before the slice, and what in it
+    bounds: dict[int, tuple[Labels, int, int]] = {}  # by position
     for position, axis in enumerate(over):
         labels = axes[axis]
         if labels is None:
@@ -259,18 +260,18 @@ def slice_(node: Node, channels: Channels) -> Sequence[Axes]:
             axes[axis] = None
             continue
         first, last, _ = slice(starts[position], ends[position]).indices(len(labels))
-        bounds[position] = labels[:first], labels[first:last]
+        bounds[position] = labels, first, max(first, last)
         axes[axis] = labels[first:last]
 
     def change(kept: Kept) -> None:
-        for position, (before, inside) in bounds.items():
-            starts[position] = kept.count(before)
-            ends[position] = starts[position] + kept.count(inside)
-        _set_ints(node, 1, starts, channels)
-        _set_ints(node, 2, ends, channels)
+        changed = {at: b for at, b in bounds.items() if not kept.where(b[0]).all()}
+        for position, (labels, first, last) in changed.items():
+            starts[position], ends[position] = kept.count(labels[:first]), kept.count(labels[:last])
+        if changed:
+            _set_ints(node, 1, starts, channels)
+            _set_ints(node, 2, ends, channels)
 
-    if bounds:
-        channels.fix(change)
+    channels.fix(change)
     return [tuple(axes)]
 
 
@@ -306,6 +307,8 @@ def _picked(node: Node, channels: Channels, labels: Labels | None) -> Axes:
         channels.pin(labels[places.reshape(-1)], f"{channels.title(node)} picks them one by one")
 
     def change(kept: Kept) -> None:
+        if kept.where(labels).all():
+            return
         position = np.cumsum(kept.where(labels)) - 1
         inside = places[kept.where(labels[places])] if places.ndim == 1 else places
         _set_ints(node, 1, position[inside], channels)

@@ -18,7 +18,7 @@ from optc.passes.pruning.selection import find_groups
 from optc.passes.pruning.shrink import shrink
 
 TOLERANCE = 2e-5  # of the largest element: two orders of summation in float32
-GENTLE = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+GENTLE = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 class Maker:
@@ -196,7 +196,7 @@ def test_any_unit_of_a_convolutional_network(data: st.DataObject, seed: int, lay
     check_any_unit(convnet(seed, layers, flat), lambda n: data.draw(st.integers(0, n - 1)))
 
 
-@settings(GENTLE, max_examples=15)
+@settings(GENTLE, max_examples=25)
 @given(st.data(), st.integers(0, 99), st.booleans(), st.booleans())
 def test_any_unit_of_a_transformer(data: st.DataObject, seed: int, fused: bool, multiplied: bool) -> None:
     check_any_unit(transformer(seed, fused, multiplied), lambda n: data.draw(st.integers(0, n - 1)))
