@@ -40,7 +40,7 @@ from .tile import Panels, RegisterTile, Rows, Run, register_tile, row_tiles, sto
 BHSD, BSHD = "BHSD", "BSHD"
 LOWEST = -3.4028234663852886e38
 """The lowest float32: the maximum of no scores."""
-ITEMS_PER_CORE = 4
+TASKS_PER_CORE = 2
 """Parallel tasks a core; each has its own workspace and takes several heads one after the other."""
 
 
@@ -52,7 +52,7 @@ class AttentionSpec:
     y as q with value_size; rows and heads change places where the layout (in the order q, k, v, y) is BSHD.
     `mask`: its four dims, each 1 or that of the scores [batch, heads, queries, keys]; float32 to be added, or, where
     `mask_value` is a number, bool: scores where it is false become that number. `causal` hides key j from query i
-    where j > i + keys - queries. A row that sees no key becomes NaN. `size` is at least a vector's lanes.
+    where j > i + keys - queries. A row that sees no key becomes NaN.
     """
 
     batch: Dim
@@ -99,7 +99,7 @@ def plans(spec: AttentionSpec, target: Target) -> Iterator[AttentionPlan]:
         splits = _splits(batch * spec.key_heads, guess(spec.queries) // tile.rows, target) if parallel else 1
         items = batch * spec.key_heads * splits
         tasks = (
-            min(items, ITEMS_PER_CORE * target.num_cores) if static(spec.batch) else ITEMS_PER_CORE * target.num_cores
+            min(items, TASKS_PER_CORE * target.num_cores) if static(spec.batch) else TASKS_PER_CORE * target.num_cores
         )
         rows_apart = spec.layouts[2] == BSHD and spec.key_heads > 1
         packed = spec.value_size % panel > 0 or (rows_apart and (static(spec.queries) or 1 << 12) > tile.rows)
@@ -317,11 +317,11 @@ class _Row:
         if not tile.of.one_block:
             before = kb.load(tile.high, self.r)
             kb.store(best, 0, _larger(before, high))
-            kb.store(tile.weight, self.r, vmath.exp(before - high))
+            kb.store(tile.weight, self.r, vmath.exp_of_negative(before - high))
             kb.store(tile.high, self.r, high)
         with kb.loop(kb.let(ceildiv(self.length, lanes), "vectors"), "c") as c:
             column = kb.let(c * lanes, "column")
-            power = vmath.exp(kb.load(self.view, self.at + column, lanes) - splat(high, lanes))
+            power = vmath.exp_of_negative(kb.load(self.view, self.at + column, lanes) - splat(high, lanes))
             kb.store(self.view, self.at + column, power, lanes)
             kb.store(sums, 0, kb.load(sums, 0, lanes) + kb.load(self.view, self.at + column, lanes), lanes)
         total = fold_local(kb, sums, lanes, lambda a, b: a + b)

@@ -38,21 +38,23 @@ def pack_keys(kb: KernelBuilder, tile: RegisterTile, k: Matrix, base: Expr, targ
     """Keys to [panel][element of a key][key of the panel] at `at`, transposed square by square in registers.
 
     The last panel repeats the last key; the last square of a size that is no multiple of the lanes overlaps the one
-    before. `k.size` is at least `tile.lanes`.
+    before.
     """
     lanes, panel = tile.lanes, tile.panel
+    width = min(lanes, k.size)
     with kb.loop(ceildiv(k.rows, panel), "p") as p:
         for j in range(0, panel, lanes):
             first = kb.let(p * panel + j, "key")
             rows = [kb.let(base + minimum(first + i, k.rows - 1) * k.pitch, "row") for i in range(lanes)]
             with kb.loop(-(-k.size // lanes), "d") as square:
-                d = kb.let(minimum(square * lanes, k.size - lanes) if k.size % lanes else square * lanes, "d")
+                d = kb.let(minimum(square * lanes, k.size - width) if k.size % lanes else square * lanes, "d")
                 block = kb.local(lanes * lanes, name="block")
                 for i, row in enumerate(rows):
-                    kb.store(block, i * lanes, kb.load(k.view, row + d, lanes), lanes)
+                    for start, part in pieces(width, lanes):
+                        kb.store(block, i * lanes + start, kb.load(k.view, row + d + start, part), part)
                 block = transposed(kb, block, lanes)
                 to = kb.let(at + (p * k.size + d) * panel + j, "to")
-                for i in range(lanes):
+                for i in range(width):
                     kb.store(target, to + i * panel, kb.load(block, i * lanes, lanes), lanes)
 
 

@@ -54,7 +54,7 @@ def build(spec: SoftmaxSpec, plan: SoftmaxPlan, epilogue: Epilogue | None = None
         high = reduce_row(kb, columns, plan.lanes, float("-inf"), _larger, load)
 
         def power(at: Expr, lanes: int) -> Expr:
-            return vmath.exp(load(at, lanes) - splat(high, lanes))
+            return vmath.exp_of_negative(load(at, lanes) - splat(high, lanes))
 
         if spec.log:
             total = reduce_row(kb, columns, plan.lanes, 0.0, lambda a, b: a + b, power)

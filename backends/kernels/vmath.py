@@ -21,6 +21,9 @@ _Function = Callable[[Expr], Expr]
 _Let = Callable[[Expr], Expr]
 _Definition = Callable[[Expr, _Let], Expr]
 
+_LOG_OF_NORMAL = -87.0
+"""From here up e^x is a normal float32."""
+
 
 def _precise(double: _Function | None = None) -> Callable[[_Definition], _Function]:
     """Makes a float32 definition serve float16 too; float64 takes `double`, or TIR's intrinsic of the same name."""
@@ -133,7 +136,20 @@ def exp(x: Expr, let: _Let) -> Expr:
 
     The scaling by 2^n goes in two steps: so it reaches denormals, and overflows to infinity.
     """
-    x = let(clip(x, -104.0, 89.0))
+    p, n = _exp_parts(let(clip(x, -104.0, 89.0)), let)
+    half = let(tirx.shift_right(n, _int(1, x)))
+    return p * _power_of_two(half) * _power_of_two(n - half)
+
+
+@_precise(double=tirx.exp)
+def exp_of_negative(x: Expr, let: _Let) -> Expr:
+    """e^x for x <= 0, and 0 where that would be no normal number: arithmetic that makes denormals is slow."""
+    p, n = _exp_parts(let(at_least(x, _LOG_OF_NORMAL)), let)
+    return tirx.Select(x < like(_LOG_OF_NORMAL, x), like(0.0, x), p * _power_of_two(n))
+
+
+def _exp_parts(x: Expr, let: _Let) -> tuple[Expr, Expr]:
+    """p and n with e^x = p 2^n."""
     magic = 12582912.0  # 1.5 * 2^23: adding it rounds to an integer, which then stands in the low bits
     n = let(_bits(x * like(1.44269504088896341, x) + like(magic, x)) - _int(0x4B400000, x))
     whole = let(tirx.Cast(_dtype(x), n))
@@ -141,9 +157,7 @@ def exp(x: Expr, let: _Let) -> Expr:
     p = _polynomial(
         r, (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
     )
-    p = p * (r * r) + r + like(1.0, x)
-    half = let(tirx.shift_right(n, _int(1, x)))
-    return p * _power_of_two(half) * _power_of_two(n - half)
+    return p * (r * r) + r + like(1.0, x), n
 
 
 def _power_of_two(n: Expr) -> Expr:

@@ -10,8 +10,6 @@ from .base import Op, attr_int, attr_str, broadcast_shapes, fail, register
 
 BHSD, BSHD = "BHSD", "BSHD"
 FUSED = ("optc.Attention", "optc.MatMul")
-WIDEST_VECTOR = 16
-"""float32 in the widest vector register of any target."""
 
 
 def attention_dims(node: Node, index: int) -> tuple[Dim, Dim, Dim, Dim]:
@@ -26,8 +24,8 @@ def attention_dims(node: Node, index: int) -> tuple[Dim, Dim, Dim, Dim]:
 
 
 def is_regular_attention(node: Node) -> bool:
-    """Whether an optc.Attention has the form that kernels are written for: float32, heads and head sizes known and no
-    smaller than a vector, and all other dims provably equal where they must be."""
+    """Whether an optc.Attention has the form that kernels are written for: float32, heads and head sizes known, all
+    other dims provably equal where they must be."""
     types = [value.type for value in node.inputs if value is not None]
     if any(t.shape is None for t in types) or any(t.dtype is not DType.F32 for t in types[:3]):
         return False
@@ -41,7 +39,7 @@ def is_regular_attention(node: Node) -> bool:
             return False
         full = (q[0], q[1], q[2], k[2])
         pairs += [(a, b) for a, b in zip(mask.type.dims[::-1], full[::-1], strict=False) if a != 1]
-    return q[3] >= WIDEST_VECTOR and all(same_dim(a, b) for a, b in pairs)
+    return all(same_dim(a, b) for a, b in pairs)
 
 
 @register
