@@ -55,6 +55,11 @@ def c_string(text: str) -> str:
     return '"' + "".join(f"\\{b:03o}" if b > 126 or b < 32 or b in b'"\\' else chr(b) for b in text.encode()) + '"'
 
 
+def c_format(text: str) -> str:
+    """Text that stands for itself in a printf format."""
+    return text.replace("%", "%%")
+
+
 def c_name(text: str) -> str:
     """An identifier that reads like `text`."""
     return re.sub(r"\W+", "_", text).strip("_")[:48] or "op"

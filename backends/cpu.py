@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ..compiler.errors import OptcError, UnsupportedError
 from ..compiler.ir import Graph, Node, Value
 from ..compiler.ops.base import attr_str, op_of
-from ..compiler.types import free_symbols
+from ..compiler.types import Dim, free_symbols
 from ..passes.base import Pass
 from ..passes.fusion.expand import ExpandFused
 from ..passes.layout import ChannelsLast
@@ -15,10 +15,12 @@ from ..passes.pipelines import OPTIMIZE
 from ..passes.scan_axes import ScanAxes
 from ..passes.simplify.dead_code import DeadCode
 from ..passes.tails import DuplicateTails
+from .assumptions import Pair, assumptions
 from .base import C_OPS, INDEX_DEFINITIONS, KERNEL_BUILDERS
+from .cexpr import c_format
 from .fallback import Fallback
 from .regions import Region, partition
-from .steps import CCallStep, If, Kernel, Loop, Lowered, Scan, Step, Steps, Trap, View
+from .steps import CCallStep, Check, If, Kernel, Loop, Lowered, Scan, Step, Steps, Trap, View
 from .target import Target
 from .templates import TEMPLATES, Anchor, has_template
 
@@ -62,12 +64,26 @@ class _Lowering:
         self.target, self.fallback = target, fallback
         self.refused: list[str] = []
         self.bound = free_symbols(d for v in graph.inputs for d in v.type.dims)
+        self.checked: set[Pair] = set()
 
     def graph_steps(self, graph: Graph) -> Steps:
         steps: Steps = []
         for region in partition(graph, self.is_pointwise, has_template):
+            steps.extend(self.checks(region))
             steps.extend(self.region_steps(region))
         return steps
+
+    def checks(self, region: Region) -> Iterator[Check]:
+        """A comparison of the dims that the region's nodes take to be equal, each pair once."""
+        fresh: list[tuple[Dim, Dim, str]] = []
+        for node in region.nodes:
+            for pair in assumptions(node):
+                if pair not in self.checked:
+                    self.checked.add(pair)
+                    dims = " and ".join(f"{d} = %lld" for d in pair)
+                    fresh.append((*pair, f"{c_format(node.name)}: {node.op} needs equal dims, found {dims}"))
+        if fresh:
+            yield Check(region.name, fresh)
 
     def is_pointwise(self, node: Node) -> bool:
         return op_of(node).pointwise and node.op in INDEX_DEFINITIONS and bool(_known_shapes(node))
@@ -176,11 +192,13 @@ class _Lowering:
         return None if call is None else CCallStep(Region((node,), None).name, node, call)
 
     def control_flow(self, node: Node) -> Step:
-        before, inner = self.bound, {}
+        before, checked, inner = self.bound, self.checked, {}
         for name, sub in node.subgraphs.items():
             self.bound = before | free_symbols(d for v in sub.inputs for d in v.type.dims)
+            self.checked = set(checked)
             inner[name] = (sub, self.graph_steps(sub))
         self.bound = before | free_symbols(d for v in node.outputs for d in v.type.dims)
+        self.checked = checked
         if node.op == "If":
             return If(node.name, node, inner)
         body, steps = inner["body"]

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .cexpr import c_dim, c_string, c_symbol
+from .cexpr import c_dim, c_format, c_string, c_symbol
 from .program_control import ControlWriter
 from .program_steps import joined, tensor_zero
 from .steps import Lowered, Step
@@ -146,7 +146,8 @@ class _Writer(ControlWriter):
                     lines.append(f"  const int64_t {c_symbol(dim)} = symbols[{self.symbols.index(dim)}] = {read};")
                 elif not isinstance(dim, int):
                     text = c_string(
-                        f"input {value.name}: dim {axis} must be {dim} = %lld as another input has it, found %lld"
+                        f"input {c_format(value.name)}: dim {axis} must be {dim} = %lld as another input has it, "
+                        "found %lld"
                     )
                     checks.append(
                         f"  OPTC_REQUIRE({read} == {c_dim(dim)}, {text}, (long long){c_dim(dim)}, (long long){read});"

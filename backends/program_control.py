@@ -12,7 +12,7 @@ from typing import Any
 
 from ..compiler.ir import Value
 from ..compiler.types import free_symbols
-from .cexpr import c_dim
+from .cexpr import c_dim, c_format
 from .program_steps import StepWriter, joined, tensor_zero
 from .steps import If, Loop, Scan, Trap
 from .storage import num_scan_inputs
@@ -83,7 +83,9 @@ class ControlWriter(StepWriter):
                 self.emit(f"if (optc_assign(context, &{target}, {self.tensor(result)})) return OPTC_OUT_OF_MEMORY;")
             elif spare:
                 for axis, (wanted, found) in enumerate(zip(state.type.dims, result.type.dims, strict=True)):
-                    self.require(wanted, found, f"{state.name}: dim {axis} must be {wanted} = %lld, found %lld")
+                    self.require(
+                        wanted, found, f"{c_format(state.name)}: dim {axis} must be {wanted} = %lld, found %lld"
+                    )
                 self.emit(f"memcpy({self.storage.place(state)}, {spare}.data, (size_t)optc_bytes(&{spare}));")
                 self.emit(f"optc_release(context, {spare}.data);")
             else:
@@ -170,7 +172,7 @@ class ControlWriter(StepWriter):
     def place_piece(self, value: Value, piece: Value, at: str) -> None:
         """Copies what turn `at` made into a scan output of known size."""
         for wanted, found in zip(value.type.dims[1:], piece.type.dims, strict=True):
-            self.require(wanted, found, f"{value.name}: a turn's result must have a dim of %lld, found %lld")
+            self.require(wanted, found, f"{c_format(value.name)}: a turn's result must have a dim of %lld, found %lld")
         size = c_dim(piece.type.numel * piece.type.dtype.itemsize)
         self.emit(
             f"if ({size}) memcpy({self.storage.place(value)} + {at} * {size}, {self.storage.place(piece)}, "
@@ -192,7 +194,9 @@ class ControlWriter(StepWriter):
         self.emit(f"const int64_t {total} = {c_dim(sources[0].type.dims[0])};")
         for source in sources[1:]:
             self.require(
-                sources[0].type.dims[0], source.type.dims[0], f"{node.name}: scan inputs have %lld and %lld elements"
+                sources[0].type.dims[0],
+                source.type.dims[0],
+                f"{c_format(node.name)}: scan inputs have %lld and %lld elements",
             )
         growing = {v: self.start_gathering(v, p) for v, p in zip(collected, pieces, strict=True) if self.grows(v)}
         for name in growing.values():

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..compiler.ir import Graph, Value
 from ..compiler.types import Dim, free_symbols, same_dim
-from .cexpr import c_dim, c_name, c_string, c_symbol
+from .cexpr import c_dim, c_format, c_name, c_string, c_symbol
 from .steps import CCallStep, Check, HostCall, Kernel, Lowered, Param, Steps, Trap, View
 from .storage import Storage, Weights
 
@@ -79,7 +79,7 @@ class StepWriter:
 
     def write_view(self, step: View) -> None:
         there, here = step.output.type.numel, step.input.type.numel
-        self.require(there, here, f"{step.name}: %lld elements cannot be made of %lld")
+        self.require(there, here, f"{c_format(step.name)}: %lld elements cannot be made of %lld")
 
     def write_check(self, step: Check) -> None:
         for one, other, message in step.equal:
@@ -228,7 +228,7 @@ class StepWriter:
                 self.declare([dim])
                 self.emit(f"{c_symbol(dim)} = {text};")
             elif free_symbols([dim]) <= self.bound and text != c_dim(dim):
-                message = c_string(f"{value.name}: dim {axis} must be {dim} = %lld, found %lld")
+                message = c_string(f"{c_format(value.name)}: dim {axis} must be {dim} = %lld, found %lld")
                 self.emit(
                     f"OPTC_REQUIRE({text} == {c_dim(dim)}, {message}, (long long){c_dim(dim)}, (long long){text});"
                 )
@@ -249,7 +249,7 @@ class StepWriter:
             self.bind_dims(to, self.heap_dims(to), own)
             return
         for axis, (wanted, found) in enumerate(zip(to.type.dims, source.type.dims, strict=True)):
-            self.require(wanted, found, f"{to.name}: dim {axis} must be {wanted} = %lld, found %lld")
+            self.require(wanted, found, f"{c_format(to.name)}: dim {axis} must be {wanted} = %lld, found %lld")
         place, origin = self.storage.place(to), self.storage.place(source)
         if place != origin:
             size = c_dim(to.type.numel * to.type.dtype.itemsize)
