@@ -7,7 +7,7 @@ from typing import Any
 
 from tvm import tirx
 
-from .builder import Dim, Expr, KernelBuilder, ceildiv, i64, minimum, pieces
+from .builder import Dim, Expr, KernelBuilder, ceildiv, i64, minimum, pieces, splat
 from .tile import RegisterTile
 
 
@@ -78,12 +78,16 @@ def transposed(kb: KernelBuilder, block: Any, lanes: int) -> Any:
 
 
 def pack_values(kb: KernelBuilder, tile: RegisterTile, v: Matrix, base: Expr, target: Any, at: Dim) -> None:
-    """Values to [panel][key][element of the panel] at `at`; what lies beyond `v.size` stays as it is: the sums there
-    are never stored."""
+    """Values to [panel][key][element of the panel] at `at`, zeros beyond `v.size`: what lies in memory there could be
+    denormals, which are slow to multiply."""
+    lanes = tile.lanes
     with kb.loop(v.rows, "key") as key:
         row = kb.let(base + key * v.pitch, "row")
         for panel in range(-(-v.size // tile.panel)):
             to = kb.let(at + (i64(panel) * v.rows + key) * tile.panel, "to")
             first = panel * tile.panel
-            for start, lanes in pieces(min(tile.panel, v.size - first), tile.lanes):
-                kb.store(target, to + start, kb.load(v.view, row + first + start, lanes), lanes)
+            there = min(tile.panel, v.size - first)
+            for start in range(there // lanes * lanes, tile.panel, lanes):
+                kb.store(target, to + start, splat(0.0, lanes), lanes)
+            for start, part in pieces(there, lanes):
+                kb.store(target, to + start, kb.load(v.view, row + first + start, part), part)
