@@ -2,8 +2,9 @@
 
     Conv(x) = Transpose(optc.Conv(Transpose(x, to_nhwc)), to_nchw)
 
-A 2-D ConvTranspose whose windows tile the output (kernel = stride, no padding) is a matrix product whose columns are
-then spread over space: y[n, h b + by, w b + bx, co] = sum_ci x[n, h, w, ci] * w[ci, co, by, bx].
+A 2-D ConvTranspose of stride s becomes a convolution with s*s times the channels that are then spread over space:
+output position o + pad = s q + r reads x at q - j through tap t = r + s j, so for each r there is a convolution over q
+with ceil(k / s) taps (Shi et al., "Is the deconvolution layer the same as a convolutional layer?", 2016).
 
 Then every Transpose sinks through the nodes that can work before it (permute.py), meets its inverse and vanishes; one
 that moves no bytes becomes a Reshape; one before a Flatten and a MatMul goes into the constant weights.
@@ -17,7 +18,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ..compiler.ir import Graph, Node, Value
+from ..compiler.ir import Attr, Graph, Node, Value
 from ..compiler.ops.nhwc import to_nchw, to_nhwc
 from ..compiler.types import DType
 from .base import PassContext, register_pass
@@ -61,7 +62,7 @@ def to_channels_last(graph: Graph, node: Node) -> bool:
     if any(v is not None and v.data is None for v in node.inputs[1:]):
         return False
     if node.op == "ConvTranspose":
-        return _as_matmul(graph, node)
+        return _sub_pixel(graph, node)
     last = transpose(graph, x, to_nhwc(rank), node)
     new = graph.emit(
         f"optc.{node.op}", [last, *node.inputs[1:]], node.attrs, before=node, names=[node.outputs[0].name], loc=node.loc
@@ -72,34 +73,58 @@ def to_channels_last(graph: Graph, node: Node) -> bool:
     return True
 
 
-def _as_matmul(graph: Graph, node: Node) -> bool:
-    """ConvTranspose = DepthToSpace(MatMul(x, w)) where each input pixel makes a square of output by itself."""
+def _sub_pixel(graph: Graph, node: Node) -> bool:
+    """ConvTranspose = crop(DepthToSpace(Conv(x))). Needs group and dilations of 1 and one stride for both dims."""
     x, w, bias = node.operand(0), node.operand(1), node.input(2)
-    block = w.type.static_shape[2]
-    if w.data is None or not _tiles_output(node, block) or not isinstance(x.type.dims[1], int):
+    strides = node.attrs.get("strides", (1, 1))
+    if x.type.rank != 4 or w.data is None or not isinstance(strides, tuple) or len(set(strides)) != 1:
         return False
-    c_in, c_out = w.type.static_shape[:2]
-    weights = np.ascontiguousarray(w.data.transpose(0, 2, 3, 1).reshape(c_in, block * block * c_out))
-    last = transpose(graph, x, to_nhwc(4), node)
+    automatic = node.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID") or "output_shape" in node.attrs
+    if automatic or node.attrs.get("group", 1) != 1 or any(d != 1 for d in _pair(node, "dilations", 1)):
+        return False
+    stride, kernel = int(strides[0]), w.type.static_shape[2:]
+    pads = node.attrs.get("pads", (0, 0, 0, 0))
+    assert isinstance(pads, tuple)
+    taps = [-(-k // stride) for k in kernel]
+    begin = [max(0, t - 1 - p // stride) for t, p in zip(taps, pads[:2], strict=True)]
+    beyond = [k - 1 - p + extra for k, p, extra in zip(kernel, pads[2:], _pair(node, "output_padding", 0), strict=True)]
+    end = [b // stride for b in beyond]
+    if min(end) < 0:
+        return False
+    first = [p - stride * (t - 1 - b) for p, t, b in zip(pads[:2], taps, begin, strict=True)]
+    surplus = [stride * e + stride - 1 - b for e, b in zip(end, beyond, strict=True)]
 
-    def emit(op: str, *inputs: Value, **attrs: int) -> Value:
-        return graph.emit(op, inputs, attrs, before=node, loc=node.loc).output
+    def emit(op: str, inputs: Sequence[Value | None], **attrs: Attr) -> Value:
+        return graph.emit(op, inputs, attrs, before=node, loc=node.loc, names=[node.output.name]).output
 
-    value = emit("MatMul", last, graph.constant(weights, w.name))
-    if bias is not None and bias.data is not None:
-        value = emit("Add", value, graph.constant(np.tile(bias.data, block * block), bias.name))
-    if block > 1:
-        value = emit("optc.DepthToSpace", value, blocksize=block)
+    weights = graph.constant(_phases(np.asarray(w.data), stride, taps), w.name)
+    inputs: list[Value | None] = [transpose(graph, x, to_nhwc(4), node), weights]
+    if bias is not None:
+        inputs.append(graph.constant(np.tile(np.asarray(bias.data), stride * stride), bias.name))
+    value = emit("optc.Conv", inputs, pads=(*begin, *end), kernel_shape=tuple(taps))
+    if stride > 1:
+        value = emit("optc.DepthToSpace", [value], blocksize=stride)
+    if any(first) or any(surplus):
+        ends = [-s if s else np.iinfo(np.int64).max for s in surplus]
+        value = emit("Slice", [value, *(graph.constant(np.array(v, np.int64), "crop") for v in (first, ends, [1, 2]))])
     graph.replace(node, [transpose(graph, value, to_nchw(4), node)])
     return True
 
 
-def _tiles_output(node: Node, block: int) -> bool:
-    ones = node.attrs.get("dilations", (1, 1)) == (1, 1) and node.attrs.get("group", 1) == 1
-    padded = any(any(node.attrs.get(k, ())) for k in ("pads", "output_padding"))  # type: ignore[arg-type]
-    auto = node.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID") or "output_shape" in node.attrs
-    shape = node.operand(1).type.static_shape[2:]
-    return shape == (block, block) == node.attrs.get("strides") and ones and not padded and not auto
+def _pair(node: Node, name: str, default: int) -> tuple[int, ...]:
+    value = node.attrs.get(name, (default, default))
+    assert isinstance(value, tuple)
+    return value
+
+
+def _phases(w: np.ndarray, stride: int, taps: Sequence[int]) -> np.ndarray:
+    """[c_in, c_out, kh, kw] as [(ry, rx, c_out), c_in, taps...]; tap m of phase r is r + stride * (taps - 1 - m)."""
+    c_in, c_out, *kernel = w.shape
+    padded = np.zeros((c_in, c_out, taps[0] * stride, taps[1] * stride), w.dtype)
+    padded[:, :, : kernel[0], : kernel[1]] = w
+    split = padded.reshape(c_in, c_out, taps[0], stride, taps[1], stride)[:, :, ::-1, :, ::-1]
+    out = split.transpose(3, 5, 1, 0, 2, 4).reshape(stride * stride * c_out, c_in, *taps)
+    return np.ascontiguousarray(out)
 
 
 def sink_transposes(graph: Graph) -> bool:

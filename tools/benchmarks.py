@@ -39,7 +39,7 @@ def measure(name: str, peers: Sequence[str], threads: Sequence[int], rounds: int
     """Times one zoo model. Raises OptcError if it does not compile or a peer cannot load it."""
     entry = models.get(name)
     path = entry.path()
-    sample = _at_shapes(entry.inputs(), entry.static_shapes)
+    sample = at_shapes(entry.inputs(), entry.static_shapes)
     shapes = {key: array.shape for key, array in sample.items()}
     rows = []
     with compiled(path, Options(shapes=shapes)) as artifact:
@@ -53,7 +53,7 @@ def measure(name: str, peers: Sequence[str], threads: Sequence[int], rounds: int
     return rows
 
 
-def _at_shapes(sample: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+def at_shapes(sample: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
     """Realistic inputs repeated or cut to the benchmark's shapes."""
     out = {}
     for name, array in sample.items():

@@ -65,7 +65,7 @@ graph main(%x: f32[N,4,8,8]) {
         "%m = Softmax(%a) {axis=1}",
         "%p: i64[8] = const [0,0,1,1,0,0,1,1]\n  %m = Pad(%a, %p)",
         "%o: i64[1] = const [1]\n  %t: i64[1] = const [3]\n  %x2: i64[1] = const [2]\n  %m = Slice(%a, %o, %t, %x2)",
-        "%k: f32[4] = const [1.0,1.0,2.0,2.0]\n  %m = Resize(%a, _, %k) {mode=\"nearest\"}",
+        '%k: f32[4] = const [1.0,1.0,2.0,2.0]\n  %m = Resize(%a, _, %k) {mode="nearest"}',
         "%m = MaxPool(%a) {kernel_shape=[2,2], strides=[2,2]}",
         "%m = GlobalAveragePool(%a)",
         "%q: i64[2] = const [2,3]\n  %m = ReduceMax(%a, %q) {keepdims=0}",
@@ -118,30 +118,42 @@ graph main(%x: f32[N,3,4,4]) {
     np.testing.assert_allclose(after["y"], before["y"], rtol=1e-5, atol=1e-5)
 
 
-def test_a_tiling_transposed_convolution_becomes_a_matmul() -> None:
-    text = """
-graph main(%x: f32[N,3,H,W]) {
-  %w: f32[3,5,2,2] = const random(1)
+@pytest.mark.parametrize(
+    ("kernel", "attrs"),
+    [
+        (2, "strides=[2,2]"),
+        (4, "strides=[2,2], pads=[1,1,1,1]"),
+        (3, "strides=[2,2], pads=[1,1,1,1], output_padding=[1,1]"),
+        (3, "strides=[1,1], pads=[0,1,2,1]"),
+        (5, "strides=[3,3], pads=[4,0,1,2]"),
+        (2, "strides=[3,3]"),
+    ],
+)
+def test_a_transposed_convolution_becomes_a_convolution_spread_over_space(kernel: int, attrs: str) -> None:
+    text = f"""
+graph main(%x: f32[N,3,H,W]) {{
+  %w: f32[3,5,{kernel},{kernel}] = const random(1)
   %b: f32[5] = const random(2)
-  %y = ConvTranspose(%x, %w, %b) {strides=[2,2]}
+  %y = ConvTranspose(%x, %w, %b) {{{attrs}}}
   return %y
-}
+}}
 """
     graph = channels_last(text)
-    assert count(graph, "MatMul") == 1
-    before, after = (run_reference(g, random_inputs(g)) for g in (graph_of(text), graph))
+    assert count(graph, "ConvTranspose") == 0
+    inputs = random_inputs(graph, {"H": 4, "W": 5})
+    before, after = (run_reference(g, inputs) for g in (graph_of(text), graph))
     np.testing.assert_allclose(after["y"], before["y"], rtol=1e-5, atol=1e-5)
 
 
-def test_overlapping_transposed_convolutions_stay() -> None:
+def test_a_grouped_transposed_convolution_stays() -> None:
     graph = channels_last("""
-graph main(%x: f32[N,3,4,4]) {
-  %w: f32[3,5,3,3] = const random(1)
-  %y = ConvTranspose(%x, %w) {strides=[2,2]}
+graph main(%x: f32[N,4,4,4]) {
+  %w: f32[4,1,3,3] = const random(1)
+  %y = ConvTranspose(%x, %w) {group=4, strides=[2,2]}
   return %y
 }
 """)
-    assert count(graph, "MatMul") == 0
+    assert count(graph, "Conv") + count(graph, "optc.Conv") == 0
 
 
 def test_max_pool_with_indices_stays() -> None:
