@@ -237,7 +237,8 @@ def _serve(connection: Connection, cases: Sequence[Case], engine: Engine) -> Non
                 error = None
             except Exception as raised:  # a failed test is a result, whatever it raised
                 lines = str(raised).strip().splitlines() or [""]
-                error = f"{type(raised).__name__}: {lines[0]}"
+                first = " ".join(map(str.strip, lines[: 2 if lines[0].endswith(":") else 1]))
+                error = f"{type(raised).__name__}: {first}"
             connection.send(error)
 
 

@@ -13,7 +13,7 @@ _NOT_COMPILED = {"ImageDecoder", "OptionalGetElement", "OptionalHasElement", "Tf
 
 
 def sample() -> list[Case]:
-    """The first test of every op, and every twelfth of the expanded functions."""
+    """The first test of every op, and every twelfth of the expanded functions, from the fifth on."""
     firsts: dict[str, Case] = {}
     expanded = []
     for case in node_cases():
@@ -23,7 +23,7 @@ def sample() -> list[Case]:
             expanded.append(case)
         else:
             firsts.setdefault(case.op, case)
-    return [*firsts.values(), *expanded[::12]]
+    return [*firsts.values(), *expanded[4::12]]
 
 
 @pytest.mark.parametrize("case", sample(), ids=lambda case: case.name)
