@@ -1,7 +1,7 @@
 """Pruning: weights to zero, and channels cut out for real.
 
-spec.py reads what the user wants, channels.py says what a channel is, rules.py and views.py carry channels through
-ops (ADD A PRUNING RULE there), selection.py chooses which go, shrink.py cuts them, report.py tells.
+spec.py reads what the user wants, channels.py says what a channel is, rules.py and the rooms it names carry channels
+through ops (ADD A PRUNING RULE there), selection.py chooses which go, shrink.py cuts them, report.py tells.
 """
 
 from __future__ import annotations

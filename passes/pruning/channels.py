@@ -2,7 +2,7 @@
 
 Channels are born where a constant makes an axis: the outputs of a Conv or a matrix product, the columns of a table.
 Such an axis is a `Source`; its elements are numbered through the whole graph, and these numbers are the labels. Rules
-(rules.py, views.py) carry labels from axis to axis through the graph: an axis of a value has an array with a label
+(rules.py says where) carry labels from axis to axis through the graph: an axis of a value has an array with a label
 for each of its elements, or None if its size is fixed. Where two labelled axes meet (a residual Add) their labels are
 joined element by element; where a block of elements can only go as a whole (a head, a group), they are tied. So
 
@@ -144,13 +144,13 @@ class Channels:
         for axis in range(rank):
             self.match(node, slot, axis, axes[len(axes) - rank + axis])
 
-    def together(self, node: Node, places: Sequence[tuple[int, int]]) -> Labels | None:
+    def together(self, node: Node, places: Sequence[tuple[int, int]], role: str = "follows") -> Labels | None:
         """Operands' axes, as (slot, axis), that become one axis: the labels of that, None if it is fixed."""
         found = [self.of(node.input(slot))[axis] for slot, axis in places]
         labels = next((a for a in found if a is not None), None)
         if labels is not None:
             for slot, axis in places:
-                self.match(node, slot, axis, labels)
+                self.match(node, slot, axis, labels, role)
         return labels
 
     def join(self, a: Labels, b: Labels) -> None:

@@ -139,6 +139,19 @@ def test_heads_go_as_a_whole() -> None:
     assert shapes == [(6, 4)] * 3 + [(4, 5)]
 
 
+def test_letters_of_an_einsum_are_channels() -> None:
+    graph, report = pruned(
+        """graph main(%x: f32[N,S,6]) {
+          %wv: f32[6,4,2] = const random(1) %wo: f32[4,2,6] = const random(2)
+          %v = Einsum(%x, %wv) {equation="bsd,dhk->bshk"} %r = Relu(%v)
+          %y = Einsum(%r, %wo) {equation="bshk,hkd->bsd"}
+          return %y
+        }"""
+    )
+    assert [(g.makers, g.before, g.after) for g in report.groups] == [(("v",), 4, 2), (("v",), 2, 1), (("y",), 6, 6)]
+    assert [v.type.static_shape for v in graph.constants()] == [(6, 2, 1), (2, 1, 6)]
+
+
 def test_shape_arithmetic_of_a_flattened_product_follows() -> None:
     """A Gemm between two Reshapes, the second to a shape put together at run time."""
     graph, report = pruned(

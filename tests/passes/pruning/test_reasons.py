@@ -90,6 +90,16 @@ def test_computed_weights_are_left_alone() -> None:
     assert report.left == [("y", "its weights are computed")]
 
 
+def test_layers_without_a_rule_are_left_alone() -> None:
+    text = """graph main(%x: f32[5,N,3]) {
+      %w: f32[1,8,3] = const random(1) %r: f32[1,8,2] = const random(2)
+      %y, %h, %c = LSTM(%x, %w, %r) {hidden_size=2}
+      return %y
+    }"""
+    report = prune(graph_of(text), "channels=50%")
+    assert report.left == [("y", "LSTM has no pruning rule")]
+
+
 def test_a_channel_that_is_picked_stays_and_others_go() -> None:
     graph = graph_of(f"{HEAD} %i: i64[] = const 1 %s = Gather(%m, %i) {{axis=1}} return %s }}")
     report = prune(graph, "channels=99%,align=1")
