@@ -7,7 +7,7 @@ from typing import Any
 
 from tvm import tirx
 
-from .builder import Dim, Expr, KernelBuilder, ceildiv, i64, minimum, pieces, splat
+from .builder import Dim, Expr, KernelBuilder, ceildiv, floordiv, i64, minimum, pieces, splat
 from .tile import RegisterTile
 
 
@@ -42,20 +42,21 @@ def pack_keys(kb: KernelBuilder, tile: RegisterTile, k: Matrix, base: Expr, targ
     """
     lanes, panel = tile.lanes, tile.panel
     width = min(lanes, k.size)
-    with kb.loop(ceildiv(k.rows, panel), "p") as p:
-        for j in range(0, panel, lanes):
-            first = kb.let(p * panel + j, "key")
-            rows = [kb.let(base + minimum(first + i, k.rows - 1) * k.pitch, "row") for i in range(lanes)]
-            with kb.loop(-(-k.size // lanes), "d") as square:
-                d = kb.let(minimum(square * lanes, k.size - width) if k.size % lanes else square * lanes, "d")
-                block = kb.local(lanes * lanes, name="block")
-                for i, row in enumerate(rows):
-                    for start, part in pieces(width, lanes):
-                        kb.store(block, i * lanes + start, kb.load(k.view, row + d + start, part), part)
-                block = transposed(kb, block, lanes)
-                to = kb.let(at + (p * k.size + d) * panel + j, "to")
-                for i in range(width):
-                    kb.store(target, to + i * panel, kb.load(block, i * lanes, lanes), lanes)
+    with kb.loop(ceildiv(k.rows, panel) * tile.vectors, "group") as group:
+        first = kb.let(group * lanes, "key")
+        rows = [kb.let(base + minimum(first + i, k.rows - 1) * k.pitch, "row") for i in range(lanes)]
+        number = kb.let(floordiv(group, tile.vectors), "panel")
+        column = kb.let(at + number * (k.size * panel) + (group - number * tile.vectors) * lanes, "column")
+        with kb.loop(-(-k.size // lanes), "square") as square:
+            d = kb.let(minimum(square * lanes, k.size - width) if k.size % lanes else square * lanes, "d")
+            block = kb.local(lanes * lanes, name="block")
+            for i, row in enumerate(rows):
+                for start, part in pieces(width, lanes):
+                    kb.store(block, i * lanes + start, kb.load(k.view, row + d + start, part), part)
+            block = transposed(kb, block, lanes)
+            to = kb.let(column + d * panel, "to")
+            for i in range(width):
+                kb.store(target, to + i * panel, kb.load(block, i * lanes, lanes), lanes)
 
 
 def transposed(kb: KernelBuilder, block: Any, lanes: int) -> Any:
