@@ -36,7 +36,7 @@ class PruneReport:
 
     @property
     def macs_share(self) -> float:
-        """MACs after over before, every symbolic dim taken as 128."""
+        """MACs after over before, every symbolic dim taken as 1024."""
         before, after = (_number(m) for m in self.macs)
         return after / before if before else 1.0
 
@@ -85,7 +85,7 @@ def costs(graph: Graph) -> tuple[Dim, int]:
 
 
 def _number(dim: Dim) -> float:
-    (number,) = substitute((dim,), {s: 128 for s in free_symbols((dim,))})
+    (number,) = substitute((dim,), {s: 1024 for s in free_symbols((dim,))})
     return float(number)
 
 

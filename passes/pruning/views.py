@@ -181,29 +181,50 @@ def _blocks(old: Sequence[Dim], new: Sequence[Dim]) -> Iterator[tuple[list[int],
 
 @rule("Shape")
 def shape(node: Node, channels: Channels) -> Sequence[Axes]:
-    """Sizes that are known were folded before, so what still reads them must be a Reshape, which is rewritten."""
+    """Sizes that are known were folded before, so what still reads them must be a Reshape, whose shape is rewritten."""
     axes = channels.of(node.operand(0))
     read = axes[attr_int(node, "start", 0) : attr_int(node, "end", len(axes))]
-    if any(labels is not None for labels in read) and not _only_reshapes(node.output):
+    if all(labels is None for labels in read):
+        return [(None,)]
+    readers = _reshapes_that_read(node.output)
+    if readers is None:
         for labels in read:
             channels.pin(labels, f"{channels.title(node)} gives their number to other nodes")
+        return [(None,)]
+
+    def change(kept: Kept) -> None:
+        if all(labels is None or kept.where(labels).all() for labels in read):
+            return
+        for reader in readers:
+            source, out = (v.type.with_shape(channels.shape_after(v, kept)) for v in (reader.operand(0), reader.output))
+            set_ints(reader, 1, reshape_vector(source, out), channels)
+
+    channels.fix(change)
     return [(None,)]
 
 
 _PICKS = frozenset({"Gather", "Slice", "Concat", "Identity", "Cast", "Squeeze", "Unsqueeze", "Split"})
 
 
-def _only_reshapes(value: Value) -> bool:
-    """True if the numbers in a shape vector end in Reshape targets, or are dropped on the way."""
-    if value.is_output:
-        return False
-    if value.content is not None and not any(isinstance(d, int) for d in value.content.reshape(-1)):
-        return True
-    for user, slot in value.uses:
+def _reshapes_that_read(shape: Value) -> list[Node] | None:
+    """The Reshapes in which numbers of a shape vector end; None if they end elsewhere too."""
+    if shape.is_output:
+        return None
+    if shape.content is not None and not any(isinstance(d, int) for d in shape.content.reshape(-1)):
+        return []
+    found: list[Node] = []
+    for user, slot in shape.uses:
         if not isinstance(user, Node):
-            return False
+            return None
         if user.op == "Reshape" and slot == 1:
-            continue
-        if user.op not in _PICKS or not all(_only_reshapes(out) for out in user.outputs):
-            return False
-    return True
+            if reshape_vector(user.operand(0).type, user.output.type) is None:
+                return None
+            found.append(user)
+        elif user.op in _PICKS:
+            further = [_reshapes_that_read(out) for out in user.outputs]
+            if any(nodes is None for nodes in further):
+                return None
+            found += [node for nodes in further for node in nodes or ()]
+        else:
+            return None
+    return found

@@ -167,6 +167,20 @@ def test_shape_arithmetic_of_a_flattened_product_follows() -> None:
     assert [v.type.static_shape for v in graph.constants() if v.type.dtype.is_float] == [(6, 4), (4, 3)]
 
 
+def test_another_tensor_reshaped_to_the_shape_of_a_pruned_one_keeps_its_size() -> None:
+    graph, report = pruned(
+        """graph main(%x: f32[N,4]) {
+          %w: f32[4,4] = const random(1) %k: f32[4,3] = const random(2)
+          %m = MatMul(%x, %w) %y = MatMul(%m, %k) %s = Shape(%m) %z = Reshape(%x, %s)
+          return %y, %z
+        }"""
+    )
+    assert channels_of(report) == {"m": (4, 2), "y": (3, 3)}
+    target = next(n for n in graph.nodes if n.op == "Reshape").operand(1).data
+    assert target is not None
+    assert target.tolist() == [0, 4]
+
+
 def test_groups_shrink_evenly_or_as_a_whole() -> None:
     graph, report = pruned(
         """graph main(%x: f32[N,3,4,4]) {
