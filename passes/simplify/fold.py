@@ -36,7 +36,7 @@ class FoldConstants:
     max_bytes: int = 1 << 20
 
     def run(self, graph: Graph, ctx: PassContext) -> bool:
-        known = self._fold_known(graph)
+        known = self._fold_known(graph) + _fold_empty(graph)
         run = self._fold_by_running(graph, ctx)
         ctx.count(self.name, known + run)
         return known + run > 0
@@ -98,6 +98,22 @@ class FoldConstants:
                 "ConstantOfShape",
             )
         return sum(v.type.nbytes for v in node.outputs) <= max(self.max_bytes, given)
+
+
+def _fold_empty(graph: Graph) -> int:
+    """Folds outputs that have no elements; the rest of a model need not compute with sizes of 0."""
+    folded = 0
+    for node in list(graph.all_nodes()):
+        home = node.graph
+        empty = [v for v in node.outputs if v.uses and v.type.is_static and 0 in v.type.dims]
+        if home is None or not empty:
+            continue
+        for value in empty:
+            data = np.empty(value.type.static_shape, value.type.dtype.numpy)
+            home.replace_uses(value, home.constant(data, value.name, value.type.dtype))
+        erase_dead([node])
+        folded += len(empty)
+    return folded
 
 
 def _nbytes(value: Value) -> int:
