@@ -1,6 +1,6 @@
 """What pruning brings: latency against multiply-adds, and what it costs in accuracy, on fashion-cnn.
 
-    python -m optc.tools.prune_bench [--spec channels=50%] [--batch 1,64] [--images 10000] [--threads 1] [--json]
+    python -m optc.tools.prune_bench [--spec channels=50%] [--batch 1,64,256] [--images 10000] [--threads 1] [--json]
 
 For every batch size the dense and the pruned model are compiled for that shape and timed in one process, interleaved
 round by round. Pruning has kept its promise where latency shrinks (nearly) as much as the multiply-adds did: `over` is
@@ -69,7 +69,7 @@ def accuracy(spec: str, images: int | None, threads: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--spec", default="channels=50%")
-    parser.add_argument("--batch", default="1,64", help="batch sizes, e.g. 1,64")
+    parser.add_argument("--batch", default="1,64,256", help="batch sizes")
     parser.add_argument("--images", type=int, default=10_000, help="test images; up to 64 need no download, 0: skip")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
