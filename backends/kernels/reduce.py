@@ -216,7 +216,12 @@ class _Space:
                 value = how.finish(kb.load(acc, v * width, width), exprs.widen(self.count, width))
                 self.kernel.store_flat(row * columns + start + v * width, value, lanes=width)
 
-        if size is None or size >= block:
+        if size is None:  # two loops: a number of blocks that may be 0 divides nothing
+            rows = len(kept) > 1
+            over_rows = kb.loop(outer, "row", parallel=rows and self._parallel())
+            with over_rows as row, kb.loop(whole, "block", parallel=not rows and self._parallel()) as index:
+                tile(row, kb.let(index * block, "start"), lanes, block // lanes)
+        elif size >= block:
             with kb.loop(product([outer, whole]), "block", parallel=self._parallel()) as task:
                 row = kb.let(tirx.truncdiv(task, i64(whole)), "row")
                 tile(row, kb.let(tirx.truncmod(task, i64(whole)) * block, "start"), lanes, block // lanes)
