@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import onnx
 
 _log = logging.getLogger("optc")
+_log.addHandler(logging.NullHandler())  # silent unless the application listens; the summary shows them anyway
 _DTYPE_ATTRS = ("to", "dtype", "output_dtype", "output_datatype")
 
 
