@@ -80,17 +80,12 @@ def refuse(node: Node, channels: Channels, reason: str) -> Sequence[Axes]:
 
 def pointwise(node: Node, channels: Channels) -> Sequence[Axes]:
     """Operands broadcast; those that share an axis share its labels."""
-    axes = broadcast(node, channels, range(len(node.inputs)), node.outputs[0].type.rank)
-    return [axes] * len(node.outputs)
-
-
-def broadcast(node: Node, channels: Channels, slots: Sequence[int], rank: int) -> Axes:
-    """The axes of operands broadcast to `rank` axes, which are joined."""
+    rank = node.outputs[0].type.rank
     axes = []
     for axis in range(rank):
-        places = [(slot, at) for slot in slots if (at := _aligned(node.input(slot), axis, rank)) is not None]
-        axes.append(channels.together(node, places))
-    return tuple(axes)
+        aligned = [(slot, _aligned(value, axis, rank)) for slot, value in enumerate(node.inputs)]
+        axes.append(channels.together(node, [(slot, at) for slot, at in aligned if at is not None]))
+    return [tuple(axes)] * len(node.outputs)
 
 
 def _aligned(value: Value | None, axis: int, rank: int) -> int | None:
@@ -126,6 +121,8 @@ def whole_axes(node: Node, channels: Channels, first: int) -> Axes:
 
 
 def count_groups(node: Node, channels: Channels, block: Labels, attr: str = "group") -> None:
+    """An attribute is the number of groups, of which `block` has a label each."""
+
     def change(kept: Kept) -> None:
         node.attrs[attr] = kept.count(block)
 
@@ -133,6 +130,7 @@ def count_groups(node: Node, channels: Channels, block: Labels, attr: str = "gro
 
 
 def spatial(node: Node, batch: Labels | None, out: Labels | None) -> Axes:
+    """The axes of output 0: batch, channels, and spatial ones, which are fixed."""
     return (batch, out, *(None for _ in node.outputs[0].type.dims[2:]))
 
 

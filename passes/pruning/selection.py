@@ -38,11 +38,6 @@ class Group:
     reasons: list[str]
     cut: int = 0
 
-    @property
-    def pinned(self) -> int:
-        """Units that must stay."""
-        return self.total - len(self.units)
-
     def most(self, share: float, align: int) -> int:
         """How many units go if this share of them is to go, the rest rounded up to whole vectors of channels."""
         return self.aligned(math.floor(len(self.units) * share + 1e-9), align)
