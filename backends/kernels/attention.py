@@ -97,22 +97,21 @@ def plans(spec: AttentionSpec, target: Target) -> Iterator[AttentionPlan]:
         if keys is not None:
             block = min(block, -(-keys // panel) * panel)
         splits = _splits(batch * spec.key_heads, guess(spec.queries) // tile.rows, target) if parallel else 1
-        items = batch * spec.key_heads * splits
-        tasks = (
-            min(items, TASKS_PER_CORE * target.num_cores) if static(spec.batch) else TASKS_PER_CORE * target.num_cores
-        )
+        tasks = TASKS_PER_CORE * target.num_cores if parallel else 1
+        if static(spec.batch) is not None:
+            tasks = min(tasks, batch * spec.key_heads * splits)
         rows_apart = spec.layouts[2] == BSHD and spec.key_heads > 1
         packed = spec.value_size % panel > 0 or (rows_apart and (static(spec.queries) or 1 << 12) > tile.rows)
-        yield AttentionPlan(tile, block, splits, tasks if parallel else 1, packed)
+        yield AttentionPlan(tile, block, splits, max(1, tasks), packed)
 
 
 def _splits(heads: int, row_tiles_: int, target: Target) -> int:
-    """Parts of each head's rows that leave no core idle for more than a fifth of the time."""
-    for splits in range(1, target.num_cores + 1):
-        rounds = heads * splits / target.num_cores
-        if splits >= row_tiles_ or -(-heads * splits // target.num_cores) <= 1.25 * rounds:
-            return splits
-    return target.num_cores
+    """Parts of each head's rows that keep the cores busy for four fifths of the time."""
+    for splits in range(1, max(1, min(row_tiles_, target.num_cores)) + 1):
+        rounds = -(-heads * splits // target.num_cores)
+        if heads * splits >= 0.8 * rounds * target.num_cores:
+            break
+    return splits
 
 
 def build(spec: AttentionSpec, plan: AttentionPlan) -> Any:

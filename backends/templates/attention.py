@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from ...compiler.ir import Node, Value
 from ...compiler.ops.base import attr_float, attr_int, attr_str
 from ...compiler.ops.fused import BHSD, attention_dims, is_regular_attention
@@ -11,6 +13,9 @@ from ..kernels.builder import Dim
 from ..steps import Kernel, Param
 from .base import Anchor, plain, template
 
+HIDDEN = -1e30
+"""Scores with this or less added have no weight beside any other."""
+
 
 @template("optc.Attention")
 def _attention(anchor: Anchor) -> Kernel | None:
@@ -19,6 +24,9 @@ def _attention(anchor: Anchor) -> Kernel | None:
         return None
     q, k, v = ([plain(d) for d in anchor.dims.shape(attention_dims(node, index))] for index in range(3))
     mask = node.input(3)
+    causal = bool(attr_int(node, "causal", 0))
+    if has_causal_mask(node):
+        mask, causal = None, True
     boolean = mask is not None and mask.type.dtype is DType.BOOL
     spec = attention.AttentionSpec(
         batch=q[0], heads=q[1], key_heads=k[1], queries=q[2], keys=k[2], size=q[3], value_size=v[3],
@@ -26,10 +34,10 @@ def _attention(anchor: Anchor) -> Kernel | None:
         layouts=_layouts(node),
         mask=None if mask is None else _mask_dims(anchor, mask),
         mask_value=attr_float(node, "mask_value", attention.LOWEST) if boolean else None,
-        causal=bool(attr_int(node, "causal", 0)),
+        causal=causal,
     )  # fmt: skip
     plan = next(attention.plans(spec, anchor.target))
-    params: list[Param] = [value for value in node.inputs if value is not None]
+    params: list[Param] = [value for value in (*node.inputs[:3], mask) if value is not None]
     return anchor.kernel(attention.build(spec, plan), params, None, f"attention {plan}")
 
 
@@ -42,3 +50,21 @@ def _mask_dims(anchor: Anchor, mask: Value) -> tuple[Dim, Dim, Dim, Dim]:
     """Its dims as four."""
     shape = [1] * (4 - mask.type.rank) + anchor.shape(mask)
     return shape[0], shape[1], shape[2], shape[3]
+
+
+def has_causal_mask(node: Node) -> bool:
+    """Whether the mask is constant and hides just the keys that `causal` would, of which the kernel skips blocks.
+
+    A number far below all scores is as good as minus infinity in a row that sees some key; so each row must see one.
+    """
+    mask = node.input(3)
+    queries, keys = attention_dims(node, 0)[2], attention_dims(node, 1)[2]
+    if mask is None or mask.data is None or not isinstance(queries, int) or not isinstance(keys, int):
+        return False
+    if queries > keys or mask.data.size != queries * keys or mask.type.static_shape[-2:] != (queries, keys):
+        return False
+    table = np.asarray(mask.data).reshape(queries, keys)
+    if mask.type.dtype is DType.BOOL:
+        table = np.where(table, 0.0, attr_float(node, "mask_value", attention.LOWEST))
+    seen = np.tri(queries, keys, keys - queries, dtype=bool)
+    return bool((table[seen] == 0).all() and (table[~seen] <= HIDDEN).all())

@@ -14,6 +14,7 @@ from optc.backends.kernels.attention import BHSD, BSHD, LOWEST, AttentionPlan, A
 from optc.backends.kernels.tile import RegisterTile
 from optc.backends.steps import Kernel
 from optc.backends.target import Target
+from optc.backends.templates.attention import has_causal_mask
 from optc.passes.base import run_passes
 from tvm import tirx
 
@@ -179,6 +180,27 @@ def test_plans_fill_the_cores() -> None:
     assert one_head.splits >= 7
     assert many.splits == 1
     assert many.tasks >= 8
+
+
+@pytest.mark.parametrize(
+    ("mask", "value", "causal"),
+    [
+        (np.tri(6, 9, 3, dtype=bool), LOWEST, True),
+        (np.tri(6, 9, 3, dtype=bool), -5.0, False),
+        (np.tri(6, 9, 2, dtype=bool), LOWEST, False),
+        (np.where(np.tri(6, 9, 3), 0, LOWEST).astype("float32"), LOWEST, True),
+        (np.ones((1, 9), bool), LOWEST, False),
+    ],
+)
+def test_constant_masks_that_are_causal(mask: np.ndarray, value: float, causal: bool) -> None:
+    kind = "bool" if mask.dtype == bool else "f32"
+    graph = graph_of(
+        f"""graph main(%q: f32[1,2,6,16], %k: f32[1,2,9,16], %v: f32[1,2,9,16], %m: {kind}[{mask.shape[0]},9]) {{
+      %y = optc.Attention(%q, %k, %v, %m) {{scale=0.25, mask_value={value!r}}} return %y }}"""
+    )
+    graph.replace_uses(graph.inputs[3], graph.constant(mask))
+    (node,) = graph.nodes
+    assert has_causal_mask(node) == causal
 
 
 REGULAR = "graph main(%q: f32[N,S,4,32], %k: f32[N,T,2,32], %v: f32[N,T,2,32], %m: bool[1,1,S,T])"
