@@ -17,7 +17,7 @@ Run = Callable[[Sample], dict[str, np.ndarray]]
 def onnxruntime_runner(
     model: str | Path | bytes, threads: int = 0, shapes: Mapping[str, Sequence[int]] | None = None
 ) -> Run:
-    """ONNX Runtime on the CPU, all graph optimizations on; inputs fixed to `shapes` where given."""
+    """ONNX Runtime on the CPU, all graph optimizations on; inputs fixed to `shapes` where it can load them so."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -25,8 +25,14 @@ def onnxruntime_runner(
     options.inter_op_num_threads = 1
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 4
-    source: Any = with_shapes(model, shapes) if shapes else model if isinstance(model, bytes) else str(model)
-    session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    plain: Any = model if isinstance(model, bytes) else str(model)
+    try:
+        source = with_shapes(model, shapes) if shapes else plain
+        session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except ort.capi.onnxruntime_pybind11_state.Fail:
+        if not shapes:
+            raise
+        session = ort.InferenceSession(plain, options, providers=["CPUExecutionProvider"])
     names = [o.name for o in session.get_outputs()]
 
     def run(sample: Sample) -> dict[str, np.ndarray]:
