@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from optc.compiler.ir import Graph, Value
 from optc.compiler.types import DType, TensorType, symbol
 from optc.compiler.verify import verify
+from optc.passes.pruning import prune
 from optc.passes.pruning.channels import Channels, Kept
 from optc.passes.pruning.rules import find_channels
 from optc.passes.pruning.selection import find_groups
@@ -200,3 +201,23 @@ def test_any_unit_of_a_convolutional_network(data: st.DataObject, seed: int, lay
 @given(st.data(), st.integers(0, 99), st.booleans(), st.booleans())
 def test_any_unit_of_a_transformer(data: st.DataObject, seed: int, fused: bool, multiplied: bool) -> None:
     check_any_unit(transformer(seed, fused, multiplied), lambda n: data.draw(st.integers(0, n - 1)))
+
+
+SPECS = [
+    "channels=50%,align=1",
+    "channels=95%,align=1,schedule=balanced,criterion=l1",
+    "channels=30%,align=2",
+    "channels=99%,align=1;weights<1e-2",
+]
+
+
+@GENTLE
+@given(st.integers(0, 99), st.lists(st.integers(0, len(LAYERS) - 1), max_size=6), st.booleans(), st.sampled_from(SPECS))
+def test_any_spec_leaves_a_network_that_runs(seed: int, layers: list[int], flat: bool, spec: str) -> None:
+    graph = convnet(seed, layers, flat)
+    report = prune(graph, spec)
+    verify(graph)
+    result = run_reference(graph, random_inputs(graph))["y"]
+    assert result.shape == (2, 3)
+    assert np.isfinite(result).all()
+    assert all(1 <= group.after <= group.before for group in report.groups)
