@@ -32,9 +32,13 @@ def summarize(nodes_before: int, lowered: Lowered, context: Any, target: Target)
     }
 
 
+_KERNEL_KINDS = {"group": "loop nest", "builder": "plain kernel"}
+
+
 def _kind(step: object) -> str:
     if isinstance(step, Kernel):
-        return step.provenance.split(" ")[0]
+        kind = step.provenance.split(" ")[0]
+        return _KERNEL_KINDS.get(kind, kind)
     if isinstance(step, CCallStep):
         return "C op"
     if isinstance(step, View):

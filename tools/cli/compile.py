@@ -53,5 +53,23 @@ def command(
     seconds = time.perf_counter() - started
     summary = read_artifact(out, host=False).manifest["summary"]
     size = out.stat().st_size
-    text = f"{render(summary)}\n  artifact    {out} ({size / 1e6:.2f} MB) in {seconds:.1f} s"
-    printer.show(text, summary | {"artifact": str(out), "bytes": size, "seconds": seconds})
+    lines = [render(summary)]
+    facts = {"artifact": str(out), "bytes": size, "seconds": seconds}
+    workspace = _workspace(out)
+    if workspace is not None:
+        lines.append(f"  workspace   {workspace / 1e6:.2f} MB a run")
+        facts["workspace_bytes"] = workspace
+    lines.append(f"  artifact    {out} ({size / 1e6:.2f} MB) in {seconds:.1f} s")
+    printer.show("\n".join(lines), summary | facts)
+
+
+def _workspace(artifact: Path) -> int | None:
+    """Bytes of workspace of a run; None where shapes are dynamic or the code is for another host."""
+    from ...backends.runtime.artifact import WrongHostError
+    from ...backends.runtime.model import load
+
+    try:
+        model = load(artifact, verify=False)
+    except WrongHostError:
+        return None
+    return model.workspace_bytes() if all(port.is_static for port in model.inputs) else None

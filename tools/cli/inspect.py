@@ -41,10 +41,10 @@ def command(
 
 def _facts(model: Path, target: str) -> dict[str, Any]:
     from ...backends.cpu import lower
-    from ...compiler.macs import total_macs
     from ...backends.target import Target
     from ...compiler.driver import import_source, optimize
     from ...compiler.errors import UnsupportedError
+    from ...compiler.macs import total_macs
     from ...compiler.options import Options
     from ...compiler.types import dim_text
 
