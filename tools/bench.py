@@ -2,6 +2,10 @@
 
 On shared machines milliseconds swing by a factor of two between minutes; the ratio of two systems within one round does
 not. A round that the scheduler disturbed (involuntary context switches) is dropped where enough others remain.
+
+Worker threads of some engines go on spinning for tens of milliseconds after a run and take a core from whoever is
+measured next (seen: a factor of two). So with several threads each measurement waits until they sleep, and then runs
+once untimed, so that the system's own workers and caches are warm.
 """
 
 from __future__ import annotations
@@ -16,6 +20,8 @@ import numpy as np
 
 ROUNDS = 40
 WARM_UP_SECONDS = 0.3
+SETTLE_SECONDS = 0.1
+"""Pause before a measurement with several threads."""
 MIN_SECONDS = 0.001
 """A measurement repeats quick calls until it lasts about this long."""
 
@@ -35,23 +41,28 @@ class Timing:
     rounds: int
 
 
-def compare(systems: Sequence[tuple[str, Callable[[], object]]], rounds: int = ROUNDS) -> list[Timing]:
-    """Times the systems round by round; the first is the one all others are compared with."""
+def compare(
+    systems: Sequence[tuple[str, Callable[[], object]]], rounds: int = ROUNDS, threads: int = 1
+) -> list[Timing]:
+    """Times the systems, which use `threads` threads each, round by round; all are compared with the first."""
     repeats = [_warm_up(run) for _, run in systems]
     wall = np.zeros((rounds, len(systems)))
     cpu = np.zeros_like(wall)
     switches = np.zeros(rounds)
     for index in range(rounds):
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
         order = range(len(systems)) if index % 2 == 0 else reversed(range(len(systems)))
         for which in order:
             run, count = systems[which][1], repeats[which]
+            if threads > 1:
+                time.sleep(SETTLE_SECONDS)
+                run()
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
             cpu_start, start = time.process_time(), time.perf_counter()
             for _ in range(count):
                 run()
             wall[index, which] = (time.perf_counter() - start) / count
             cpu[index, which] = (time.process_time() - cpu_start) / count
-        switches[index] = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - before
+            switches[index] += resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - before
     calm = switches <= max(np.median(switches), 0)
     wall, cpu = wall[calm], cpu[calm]
     return [_timing(name, wall, cpu, which) for which, (name, _) in enumerate(systems)]

@@ -49,7 +49,7 @@ def measure(name: str, peers: Sequence[str], threads: Sequence[int], rounds: int
             for other in peers:
                 run = peer(other)(path, count, shapes)
                 systems.append((other, lambda run=run: run(sample)))  # type: ignore[misc]
-            rows.append(Row(name, count, tuple(compare(systems, rounds))))
+            rows.append(Row(name, count, tuple(compare(systems, rounds, count))))
     return rows
 
 

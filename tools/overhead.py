@@ -37,8 +37,8 @@ def main() -> int:
         model.save(Path(folder, "one_op.optc"))
         build = Path(folder, "build")
         for command in (
-            ["cmake", "-S", RUNNER, "-B", build, "-DCMAKE_BUILD_TYPE=Release"],
-            ["cmake", "--build", build],
+            ["cmake", "-S", str(RUNNER), "-B", str(build), "-DCMAKE_BUILD_TYPE=Release"],
+            ["cmake", "--build", str(build)],
         ):
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         runner = next(p for p in build.rglob("optc_runner*") if p.is_file() and p.stat().st_mode & 0o100)

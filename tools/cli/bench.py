@@ -91,7 +91,7 @@ def _measure(
     for name in peers:
         run = peer(name)(source, threads, fixed)
         systems.append((name, lambda run=run: run(sample)))  # type: ignore[misc]
-    result: dict[str, Any] = {"threads": threads, "systems": [asdict(t) for t in compare(systems, rounds)]}
+    result: dict[str, Any] = {"threads": threads, "systems": [asdict(t) for t in compare(systems, rounds, threads)]}
     if profile:
         steps = compiled.profile(*sample.values())
         result["profile"] = [asdict(s) for s in sorted(steps, key=lambda s: -s.milliseconds)]
