@@ -12,6 +12,7 @@ from ..passes.base import Pass
 from ..passes.fusion.expand import ExpandFused
 from ..passes.layout import ChannelsLast
 from ..passes.pipelines import OPTIMIZE
+from ..passes.recurrent import PackRecurrent
 from ..passes.scan_axes import ScanAxes
 from ..passes.simplify.dead_code import DeadCode
 from ..passes.tails import DuplicateTails
@@ -28,6 +29,7 @@ PIPELINE: tuple[Pass, ...] = (
     DuplicateTails(),
     ScanAxes(),
     *OPTIMIZE,
+    PackRecurrent(),
     ChannelsLast(),
     DeadCode(),
     ExpandFused(keep=("optc.MatMul",), keep_regular=True),
@@ -141,6 +143,7 @@ class _Lowering:
         if self.fallback is None or any(v.type.shape is None for v in node.outputs):
             self.refused.append(f"{node.name} ({node.op}: {why})")
         else:
+            self.bound |= free_symbols(d for v in node.outputs for d in v.type.dims)
             yield self.fallback.call(node)
 
     def is_view(self, node: Node) -> bool:

@@ -1,4 +1,4 @@
-"""LSTM, GRU and RNN: the C op of kernels/c/recurrent.c and its options."""
+"""LSTM, GRU and RNN: the C ops of kernels/c/recurrent.c and, packed, of recurrent_packed.c, and their options."""
 
 from __future__ import annotations
 
@@ -44,6 +44,20 @@ def recurrent(node: Node) -> CCall:
         *codes,
     )
     return CCall("optc_op_recurrent", "recurrent.c", ints, (attr_float(node, "clip", 0.0), *slopes))
+
+
+@c_op("optc.RNN", "optc.GRU", "optc.LSTM")
+def packed_recurrent(node: Node) -> CCall | None:
+    """The call of a packed recurrent layer, which passes/recurrent.py makes in float32 only."""
+    ints = (
+        list(_KINDS).index(node.op.removeprefix("optc.")),
+        _DIRECTIONS.index(attr_str(node, "direction", "forward")),
+        attr_int(node, "layout", 0),
+        attr_int(node, "linear_before_reset", 0),
+        int(attr_str(node, "activation", "Tanh") == "Relu"),
+        attr_int(node, "hidden_size", 0),
+    )
+    return CCall("optc_op_packed_recurrent", "recurrent_packed.c", ints)
 
 
 def _activations(node: Node, directions: int) -> tuple[list[int], list[float]]:
