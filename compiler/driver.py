@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
-from .errors import ArtifactError, ModelError
+from .errors import ArtifactError, ModelError, UnsupportedError
 from .ir import Graph
 from .options import Options
 
@@ -37,18 +37,22 @@ def compile(
     int8: bool = False,
     bf16: bool = False,
     fp16: bool = False,
+    calibration: object = None,
     cache: bool = True,
     progress: Progress | None = None,
 ) -> Model:
     """Compiles an ONNX model (path, bytes or ModelProto) and loads the result.
 
     `shapes` fixes input shapes, `threads` bounds the threads of a run (0: all), `fallback="onnxruntime"` lets nodes
-    that cannot be lowered run there, `prune` is a pruning spec. Raises the errors of optc.compiler.errors.
+    that cannot be lowered run there, `prune` is a pruning spec. `int8`, `bf16`, `fp16` and `calibration` are not in
+    this version: UnsupportedError. Raises the errors of optc.compiler.errors.
     """
     from ..backends.runtime.model import load
 
     fixed = {name: tuple(int(d) for d in shape) for name, shape in (shapes or {}).items()}
     options = Options(target, fixed, threads, fallback, prune, int8, bf16, fp16)
+    if calibration is not None:
+        raise UnsupportedError("calibration is not available in this version", hint="Compile in float32.")
     with compiled(model, options, cache=cache, progress=progress) as path:
         return load(path, threads or None)
 
@@ -103,7 +107,7 @@ def import_source(model: Source, options: Options) -> Graph:
     """The model as a graph, shapes fixed as the options say."""
     from .onnx.importer import import_model
 
-    return import_model(model, shapes=dict(options.shapes))  # type: ignore[arg-type]
+    return import_model(model, shapes=dict(options.shapes), fallback=options.fallback is not None)
 
 
 def optimize(graph: Graph, options: Options) -> Any:

@@ -127,3 +127,9 @@ def test_fallback_runs_what_cannot_be_lowered(monkeypatch: pytest.MonkeyPatch) -
     x = np.random.default_rng(0).standard_normal((2, 1, 28, 28)).astype(np.float32)
     expected = onnxruntime.InferenceSession(MODEL).run(None, {"image": x})[0]
     np.testing.assert_allclose(model(x), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("option", [{"int8": True}, {"bf16": True}, {"calibration": []}])
+def test_python_api_says_what_this_version_has_not(option: dict[str, object]) -> None:
+    with pytest.raises(optc.UnsupportedError, match="this version"):
+        optc.compile(MODEL, **option)  # type: ignore[arg-type]
