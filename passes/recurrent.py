@@ -40,16 +40,14 @@ class PackRecurrent:
 
 def pack_recurrent(graph: Graph, node: Node) -> bool:
     """Rewrites one layer; False if it has a form that stays."""
-    activation = _activation(node)
-    x, weights = node.operand(0), [node.operand(1), node.operand(2), node.input(3)]
+    activation, x = _activation(node), node.operand(0)
     if activation is None or x.type.shape is None or x.type.dtype is not DType.F32:
         return False
-    if any(v is not None and v.data is None for v in weights) or node.input(7) is not None:
+    if any(v is not None and v.data is None for v in node.inputs[1:4]) or node.input(7) is not None:
         return False
     if "clip" in node.attrs or attr_int(node, "input_forget", 0):
         return False
-    w, r, b = (None if v is None else np.asarray(v.data) for v in weights)
-    assert w is not None and r is not None
+    w, r, b = np.asarray(node.operand(1).data), np.asarray(node.operand(2).data), node.input(3)
     gates, hidden, directions = _GATES[node.op], r.shape[2], r.shape[0]
     inside = node.op == "GRU" and bool(attr_int(node, "linear_before_reset", 0))
     if not hidden or not w.shape[2]:
@@ -59,10 +57,10 @@ def pack_recurrent(graph: Graph, node: Node) -> bool:
         return graph.emit(op, inputs, before=node, loc=node.loc).output
 
     columns = np.moveaxis(pack_gates(w, gates), 2, 0).reshape(w.shape[2], -1)
-    z = emit("MatMul", [x, graph.constant(np.ascontiguousarray(columns), weights[0].name if weights[0] else "w")])
+    z = emit("MatMul", [x, graph.constant(np.ascontiguousarray(columns), node.operand(1).name)])
     recurrence_bias = None
     if b is not None:
-        bias, apart = _biases(b.reshape(directions, 2, gates, hidden), inside)
+        bias, apart = _biases(np.asarray(b.data).reshape(directions, 2, gates, hidden), inside)
         packed = pack_gates(bias.reshape(directions, gates * hidden, 1), gates)
         z = emit("Add", [z, graph.constant(packed.reshape(-1), "bias")])
         recurrence_bias = graph.constant(apart, "recurrence_bias") if inside else None

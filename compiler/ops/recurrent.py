@@ -22,7 +22,6 @@ from ..ir import Node
 from ..types import Dim, DType, TensorType, fresh_dim
 from .base import Op, attr_int, attr_str, check_rank, dtype_of, fail, register
 
-
 BLOCK = 16
 """Hidden units packed together: one AVX-512 register, or several smaller ones, of float32."""
 
@@ -93,7 +92,7 @@ class PackedRecurrent(Recurrent):
         width = directions * blocks * self.gates * BLOCK
         if z and isinstance(z[2], int) and z[2] != width:
             fail(node, "Z does not fit", expected=width, found=z[2])
-        leading = z[:2] if z else (fresh_dim("seq"), fresh_dim("batch"))
+        leading = (z[0], z[1]) if z else (fresh_dim("seq"), fresh_dim("batch"))
         return self.results(node, dtype_of(node, 0), leading, directions, hidden)
 
 

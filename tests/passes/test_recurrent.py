@@ -12,7 +12,7 @@ from helpers import graph_of, random_inputs, run_reference
 from optc.compiler.ir import Graph
 from optc.compiler.onnx.exporter import export_model
 from optc.compiler.ops.recurrent import BLOCK, pack_gates, unpack_gates
-from optc.passes.base import PassContext, run_passes
+from optc.passes.base import run_passes
 from optc.passes.recurrent import PackRecurrent
 
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
