@@ -87,12 +87,14 @@ class Trap:
 
 @dataclass
 class HostCall:
-    """A node (or group) that the host's own engine runs; `index` is its number in the artifact."""
+    """A node (or group) that the host's own engine runs; `index` is its number in the artifact, `nodes` what a user
+    reads about each node in it."""
 
     name: str
     index: int
     inputs: Sequence[Value]
     outputs: Sequence[Value]
+    nodes: Sequence[str]
 
 
 @dataclass

@@ -27,7 +27,7 @@ def summarize(nodes_before: int, lowered: Lowered, context: Any, target: Target)
         "rewrites": dict(context.applied.most_common()),
         "macs": macs if isinstance(macs, int) else dim_text(macs),
         "parameters": sum(int(v.data.size) for v in graph.constants() if v.data is not None),
-        "fallback": [s.name for s in steps if isinstance(s, HostCall)],
+        "fallback": [node for s in steps if isinstance(s, HostCall) for node in s.nodes],
         "notes": [*graph.metadata.get("warnings", "").splitlines(), *context.notes, *lowered.notes],
     }
 

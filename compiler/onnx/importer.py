@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +15,7 @@ from ..ops.base import OPS, infer_node
 from ..ops.content import content_of
 from ..ops.control import make_trap
 from ..types import DType, TensorType
+from .host import with_hosts
 from .inputs import declared_shape, graph_inputs
 from .load import load_proto, opsets_of
 from .scope import Scope, node_name, sorted_nodes, warn_if_not_finite
@@ -31,21 +32,33 @@ _DTYPE_ATTRS = ("to", "dtype", "output_dtype", "output_datatype")
 
 
 def import_model(
-    source: str | Path | bytes | onnx.ModelProto, *, shapes: Mapping[str, Sequence[int]] | None = None
+    source: str | os.PathLike[str] | bytes | onnx.ModelProto,
+    *,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    fallback: bool = False,
 ) -> Graph:
     """Reads a model of opset 7 to 28.
 
     `shapes` gives inputs fixed shapes, by name; a symbolic dim bound there is bound everywhere. Initializers that are
     also graph inputs become constants (metadata "initializer_inputs"). Declared types that contradict the graph are
-    overruled and, like NaNs in constants, noted in metadata "warnings", a line each.
+    overruled and, like NaNs in constants, noted in metadata "warnings", a line each. With `fallback`, nodes optc has no
+    ops for become optc.Host nodes (see host.py).
 
     Raises ModelError for a damaged or inconsistent model or external data outside its folder, UnsupportedError naming
     every node that cannot be compiled, ShapeError where types or `shapes` do not fit.
     """
     model, folder = load_proto(source)
     functions: Functions = {(domain_of(f), f.name, f.overload): f for f in model.functions}
-    check_supported(model, functions)
-    return _Importer(functions, ExternalData(folder)).model(model, shapes or {})
+    refused: set[str] = set()  # nodes found unsupported only while they are imported
+    while True:
+        try:
+            admitted = with_hosts(model, functions, folder, refused) if fallback else model
+            check_supported(admitted, functions, fallback=fallback)
+            return _Importer(functions, ExternalData(folder)).model(admitted, shapes or {})
+        except UnsupportedError as error:
+            if not fallback or error.node not in {node_name(n) for n in model.graph.node} - refused:
+                raise
+            refused.add(error.node)
 
 
 class _Importer:
@@ -82,7 +95,7 @@ class _Importer:
     def body(self, proto: onnx.GraphProto, scope: Scope) -> None:
         """Nodes and outputs; the inputs are in the scope already."""
         declared = {i.name: i for i in (*proto.value_info, *proto.output)}
-        for node in sorted_nodes(proto.node, scope):
+        for node in sorted_nodes(proto.node):
             self.node(node, scope, declared)
         outputs = []
         for info in proto.output:
@@ -171,7 +184,7 @@ class _Importer:
         inner.add_initializers(proto)
         inner.results = dict(zip((o.name for o in proto.output), call.outputs, strict=False))
         declared = {i.name: i for i in (*proto.value_info, *proto.output)}
-        for node in sorted_nodes(proto.node, inner):
+        for node in sorted_nodes(proto.node):
             self.node(node, inner, declared)
         return [inner.value(o.name, f"output {o.name}") for o in proto.output]
 
@@ -204,7 +217,7 @@ class _Importer:
             inner.define(formal, call.input(index), name)
         inner.results = dict(zip(function.output, call.outputs, strict=False))
         self.calls.append(name)
-        for node in sorted_nodes(function.node, inner):
+        for node in sorted_nodes(function.node):
             self.node(node, inner, {})
         self.calls.pop()
         outputs = zip(function.output, call.outputs, strict=False)

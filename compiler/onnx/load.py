@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ OLDEST_OPSET = 7
 NEWEST_OPSET = 28  # the opset whose forms the IR speaks
 
 
-def load_proto(source: str | Path | bytes | onnx.ModelProto) -> tuple[onnx.ModelProto, Path | None]:
+def load_proto(source: str | os.PathLike[str] | bytes | onnx.ModelProto) -> tuple[onnx.ModelProto, Path | None]:
     """The model and its folder (None for bytes and protos, which then cannot have external data).
 
     Raises ModelError if the source cannot be read or is no ONNX model.

@@ -78,7 +78,7 @@ class Scope:
         return self.graph.constant((to_array if dense else sparse_to_array)(tensor, self.external), name)
 
 
-def sorted_nodes(nodes: Sequence[onnx.NodeProto], scope: Scope) -> list[onnx.NodeProto]:
+def sorted_nodes(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
     """The nodes in an order in which every value is made before it is read, theirs if it is one.
 
     Raises ModelError if two nodes make the same value, or if nodes wait for each other.
@@ -91,7 +91,7 @@ def sorted_nodes(nodes: Sequence[onnx.NodeProto], scope: Scope) -> list[onnx.Nod
                     "two nodes define the same output", node=name, found=_named(nodes, [makers[name], index])
                 )
             makers[name] = index
-    reads = [{makers[n] for n in _free_names(node) if n in makers} for node in nodes]
+    reads = [{makers[n] for n in free_names(node) if n in makers} for node in nodes]
     if all(max(r, default=-1) < index for index, r in enumerate(reads)):
         return list(nodes)
     order: list[int] = []
@@ -126,7 +126,7 @@ def node_name(node: onnx.NodeProto) -> str:
     return node.name or next(filter(None, node.output), node.op_type)
 
 
-def _free_names(node: onnx.NodeProto) -> set[str]:
+def free_names(node: onnx.NodeProto) -> set[str]:
     """The names a node reads, those its subgraphs take from around them included."""
     names = set(filter(None, node.input))
     for attribute in node.attribute:
@@ -135,7 +135,7 @@ def _free_names(node: onnx.NodeProto) -> set[str]:
             inner = {i.name for i in graph.input} | {t.name for t in graph.initializer}
             inner |= {s.values.name for s in graph.sparse_initializer}
             inner |= {o for n in graph.node for o in n.output}
-            reads = {n for child in graph.node for n in _free_names(child)} | {o.name for o in graph.output}
+            reads = {n for child in graph.node for n in free_names(child)} | {o.name for o in graph.output}
             names |= reads - inner
     return names
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 FunctionKey = tuple[str, str, str]  # domain, name, overload
 Functions = dict[FunctionKey, "onnx.FunctionProto"]
+_HINT = "Run what ONNX Runtime knows of them there with --fallback onnxruntime"
 
 
 def domain_of(proto: onnx.NodeProto | onnx.FunctionProto) -> str:
@@ -48,12 +49,36 @@ def newest_version(domain: str, opsets: dict[str, int]) -> int:
     return opsets.get(domain, 1) if domain else NEWEST_OPSET
 
 
-def check_supported(model: onnx.ModelProto, functions: Functions) -> None:
-    """Raises one UnsupportedError that names every node, input and constant optc cannot take."""
+def problems_of(node: onnx.NodeProto, functions: Functions, opsets: dict[str, int]) -> list[str]:
+    """Why optc cannot take a node, with what its functions and bodies hold; empty if it can."""
+    return list(_Survey(functions).nodes([node], opsets))
+
+
+def check_supported(model: onnx.ModelProto, functions: Functions, *, fallback: bool = False) -> None:
+    """Raises one UnsupportedError that names every node, input and constant optc cannot take.
+
+    Unless the `fallback` is on already, its hint tells of it where ONNX Runtime knows such a node.
+    """
     problems = list(dict.fromkeys(_Survey(functions).model(model)))
     if problems:
         count = f"{len(problems)} things" if len(problems) > 1 else "one thing"
-        raise UnsupportedError(f"the model has {count} optc does not support:\n  " + "\n  ".join(problems))
+        raise UnsupportedError(
+            f"the model has {count} optc does not support:\n  " + "\n  ".join(problems),
+            hint=None if fallback or not _known_elsewhere(model, functions) else _HINT,
+        )
+
+
+def _known_elsewhere(model: onnx.ModelProto, functions: Functions) -> bool:
+    """True if ONNX Runtime (where it is installed) has an op of a node that optc cannot take."""
+    try:
+        from onnxruntime.capi.onnxruntime_pybind11_state import get_all_operator_schema
+    except ImportError:
+        return False
+    known = {(s.domain, s.name) for s in get_all_operator_schema()}
+    opsets = opsets_of(model.opset_import, "model")
+    return any(
+        (domain_of(node), node.op_type) in known and problems_of(node, functions, opsets) for node in model.graph.node
+    )
 
 
 class _Survey:

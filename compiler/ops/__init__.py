@@ -6,7 +6,7 @@ import functools
 import importlib
 
 _FAMILIES = (
-    "control", "conv", "fused", "nhwc", "gather", "generate", "image", "matmul", "microsoft", "movement", "norm",
+    "control", "conv", "fused", "nhwc", "gather", "generate", "host", "image", "matmul", "microsoft", "movement", "norm",
     "pointwise", "pool", "quantize", "recurrent", "reduce", "shape", "signal", "sort", "unknown",
 )  # fmt: skip
 
