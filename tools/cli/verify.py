@@ -46,6 +46,8 @@ def command(
     try:
         check(errors, tolerance)
     except CheckError as error:
+        if compiled.manifest["summary"]["fallback"]:  # such a graph cannot be written as ONNX between two passes
+            raise
         saved = compiled.manifest["options"]
         options = Options(saved["target"], {k: tuple(v) for k, v in saved["shapes"].items()}, prune=saved["prune"])
         raise CheckError(
