@@ -130,12 +130,38 @@ def in_a_body() -> onnx.ModelProto:
     return model_of(nodes, {"x": (FLOAT, [3, 3])}, {"y": (FLOAT, [3, 3])}, declared={"z": (FLOAT, [3, 3])})
 
 
+def casts() -> onnx.ModelProto:
+    """Ops optc has, in a form it has not, which shows while they are imported; a string initializer."""
+    nodes = [
+        node("Cast", "x", "s", to=TensorProto.STRING),
+        node("Concat", "s words", "all", axis=0),
+        node("Cast", "all", "n", to=FLOAT),
+        node("Neg", "n", "y"),
+    ]
+    return model_of(nodes, {"x": (INT, ["N"])}, {"y": (FLOAT, ["M"])}, {"words": np.array(["1", "2"], object)})
+
+
+def function() -> onnx.ModelProto:
+    """A function of the model that holds such a node; its second operand is computed from constants alone."""
+    body = [node("Neg", "a", "n"), node("CDist", "n b", "c", "com.microsoft", metric="euclidean")]
+    opsets = [helper.make_opsetid(d, v) for d, v in OPSETS.items()]
+    nodes = [node("Relu", "x", "r"), node("Abs", "k", "p"), node("F", "r p", "d", "mine"), node("Neg", "d", "y")]
+    y = (FLOAT, ["N", 3])
+    weights = {"k": RNG.standard_normal((3, 4), np.float32)}
+    model = model_of(nodes, {"x": (FLOAT, ["N", 4])}, {"y": y}, weights, {"d": y})
+    model.functions.append(helper.make_function("mine", "F", ["a", "b"], ["c"], body, opsets))
+    model.opset_import.append(helper.make_opsetid("mine", 1))
+    return model
+
+
 CASES = {
     "quantized_matmul": (quantized_matmul, [RNG.standard_normal((n, 32), np.float32) for n in (3, 1)]),
     "ngrams": (ngrams, [RNG.integers(-4, 4, (n, 8)) for n in (2, 5)]),
     "strings": (strings, [np.array(x) for x in ([0, -1, 5], [1])]),
     "parted": (parted, [np.array(x) for x in ([3, 1, 0], [7])]),
     "sequences": (sequences, [RNG.standard_normal((n, 3), np.float32) for n in (2, 4)]),
+    "casts": (casts, [np.array(x) for x in ([3, -1, 0], [7])]),
+    "function": (function, [RNG.standard_normal((n, 4), np.float32) for n in (2, 5)]),
     "in_a_body": (in_a_body, [RNG.standard_normal((3, 3), np.float32), np.zeros((3, 3), np.float32)]),
 }
 
@@ -168,6 +194,15 @@ def test_a_fresh_process_runs_the_artifact(tmp_path: Path) -> None:
     )
     subprocess.run([sys.executable, "-c", script, f"{tmp_path}/"], check=True)
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), reference(source, x), rtol=1e-5)
+
+
+def test_external_data(tmp_path: Path) -> None:
+    source = quantized_matmul()
+    x = RNG.standard_normal((2, 32), np.float32)
+    expected = reference(source, x)
+    onnx.save(source, tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0)
+    model = optc.compile(tmp_path / "m.onnx", fallback="onnxruntime", threads=1)
+    np.testing.assert_allclose(model(x), expected, rtol=1e-5)
 
 
 def test_summary_and_manifest_name_each_node() -> None:
