@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,17 +16,18 @@ from onnx import TensorProto, helper, numpy_helper
 from optc.compiler.onnx.importer import import_model
 from small_models import Cli
 
-FLOAT, INT = TensorProto.FLOAT, TensorProto.INT64
+FLOAT, INT = int(TensorProto.FLOAT), int(TensorProto.INT64)
+Declared = Mapping[str, tuple[int, Sequence[Any]]]  # {name: (element type, dims)}
 RNG = np.random.default_rng(0)
 OPSETS = {"": 17, "com.microsoft": 1, "ai.onnx.ml": 3}
 
 
 def model_of(
     nodes: Sequence[onnx.NodeProto],
-    inputs: Mapping[str, tuple[int, Sequence[int | str]]],
-    outputs: Mapping[str, tuple[int, Sequence[int | str] | None]],
+    inputs: Declared,
+    outputs: Declared,
     weights: Mapping[str, np.ndarray] | None = None,
-    declared: Mapping[str, tuple[int, Sequence[int | str]]] | None = None,
+    declared: Declared | None = None,
 ) -> onnx.ModelProto:
     graph = helper.make_graph(
         nodes,
@@ -39,7 +41,7 @@ def model_of(
     return helper.make_model(graph, opset_imports=opsets, ir_version=9)
 
 
-def node(op: str, inputs: str, outputs: str, domain: str = "", **attrs: object) -> onnx.NodeProto:
+def node(op: str, inputs: str, outputs: str, domain: str = "", **attrs: Any) -> onnx.NodeProto:
     return helper.make_node(op, inputs.split(), outputs.split(), name=f"{op}_{outputs[0]}", domain=domain, **attrs)
 
 
@@ -154,7 +156,7 @@ def function() -> onnx.ModelProto:
     return model
 
 
-CASES = {
+CASES: dict[str, tuple[Callable[[], onnx.ModelProto], list[np.ndarray]]] = {
     "quantized_matmul": (quantized_matmul, [RNG.standard_normal((n, 32), np.float32) for n in (3, 1)]),
     "ngrams": (ngrams, [RNG.integers(-4, 4, (n, 8)) for n in (2, 5)]),
     "strings": (strings, [np.array(x) for x in ([0, -1, 5], [1])]),
@@ -217,7 +219,7 @@ def test_connected_nodes_are_one_call(case: str, calls: int, nodes: int) -> None
     graph = import_model(CASES[case][0](), fallback=True)
     hosts = [n for n in graph.nodes if n.op == "optc.Host"]
     assert len(hosts) == calls
-    assert sum(len(n.attrs["nodes"]) for n in hosts) == nodes  # type: ignore[arg-type]
+    assert sum(len(n.attrs["nodes"]) for n in hosts) == nodes
 
 
 def test_without_it_every_node_is_named(cli: Cli, tmp_path: Path) -> None:
