@@ -50,8 +50,9 @@ def pack_recurrent(graph: Graph, node: Node) -> bool:
     w, r, b = np.asarray(node.operand(1).data), np.asarray(node.operand(2).data), node.input(3)
     gates, hidden, directions = _GATES[node.op], r.shape[2], r.shape[0]
     inside = node.op == "GRU" and bool(attr_int(node, "linear_before_reset", 0))
-    if not hidden or not w.shape[2]:
-        return False
+    fitting = r.shape[1] == w.shape[1] == gates * hidden and w.shape[0] == directions
+    if not fitting or (b is not None and b.type.dims != (directions, 2 * gates * hidden)) or not hidden * w.shape[2]:
+        return False  # the C op for any form says what does not fit
 
     def emit(op: str, inputs: Sequence[Value | None]) -> Value:
         return graph.emit(op, inputs, before=node, loc=node.loc).output

@@ -195,3 +195,15 @@ def test_a_length_beyond_the_steps_is_refused() -> None:
     model = optc.compile(export_model(graph_of(text)).SerializeToString(), cache=False)
     with pytest.raises(optc.OptcError, match="sequence length 5 out of range"):
         model.run(optc_inputs(text, {"T": 3, "N": 2}, [5, 1]))
+
+
+@pytest.mark.parametrize("target", ["cpu:x86-64-v2", "cpu:x86-64-v3"])
+@pytest.mark.parametrize("op", ["RNN", "GRU", "LSTM"])
+def test_narrower_vectors_agree_too(op: str, target: str) -> None:
+    text = layer(op, 'direction="bidirectional"', given="BH", hidden=33)
+    model = optc.compile(export_model(graph_of(text)).SerializeToString(), target, cache=False)
+    for batch in (1, 5):
+        inputs = optc_inputs(text, {"T": 3, "N": batch}, [])
+        expected = run_reference(graph_of(text), inputs)
+        for name, result in model.run(inputs).items():
+            np.testing.assert_allclose(result, expected[name], rtol=1e-4, atol=1e-5)
