@@ -40,25 +40,18 @@ class PackRecurrent:
 
 def pack_recurrent(graph: Graph, node: Node) -> bool:
     """Rewrites one layer; False if it has a form that stays."""
-    activation, x = _activation(node), node.operand(0)
-    if activation is None or x.type.shape is None or x.type.dtype is not DType.F32:
-        return False
-    if any(v is not None and v.data is None for v in node.inputs[1:4]) or node.input(7) is not None:
-        return False
-    if "clip" in node.attrs or attr_int(node, "input_forget", 0):
+    activation = _activation(node)
+    if activation is None or not _is_common(node):
         return False
     w, r, b = np.asarray(node.operand(1).data), np.asarray(node.operand(2).data), node.input(3)
     gates, hidden, directions = _GATES[node.op], r.shape[2], r.shape[0]
     inside = node.op == "GRU" and bool(attr_int(node, "linear_before_reset", 0))
-    fitting = r.shape[1] == w.shape[1] == gates * hidden and w.shape[0] == directions
-    if not fitting or (b is not None and b.type.dims != (directions, 2 * gates * hidden)) or not hidden * w.shape[2]:
-        return False  # the C op for any form says what does not fit
 
     def emit(op: str, inputs: Sequence[Value | None]) -> Value:
         return graph.emit(op, inputs, before=node, loc=node.loc).output
 
     columns = np.moveaxis(pack_gates(w, gates), 2, 0).reshape(w.shape[2], -1)
-    z = emit("MatMul", [x, graph.constant(np.ascontiguousarray(columns), node.operand(1).name)])
+    z = emit("MatMul", [node.operand(0), graph.constant(np.ascontiguousarray(columns), node.operand(1).name)])
     recurrence_bias = None
     if b is not None:
         bias, apart = _biases(np.asarray(b.data).reshape(directions, 2, gates, hidden), inside)
@@ -84,6 +77,22 @@ def pack_recurrent(graph: Graph, node: Node) -> bool:
     )
     graph.replace(node, new.outputs)
     return True
+
+
+def _is_common(node: Node) -> bool:
+    """float32, constant weights that fit each other, no peepholes, no clip, no coupled gates."""
+    x, (w, r, b) = node.operand(0), (node.input(i) for i in (1, 2, 3))
+    if x.type.shape is None or x.type.dtype is not DType.F32 or node.input(7) is not None:
+        return False
+    if "clip" in node.attrs or attr_int(node, "input_forget", 0):
+        return False
+    if w is None or w.data is None or r is None or r.data is None or (b is not None and b.data is None):
+        return False
+    directions, rows, size = w.data.shape
+    hidden = r.data.shape[2]
+    if not size * hidden or rows != _GATES[node.op] * hidden or r.data.shape[:2] != (directions, rows):
+        return False  # the C op for any form says what does not fit
+    return b is None or b.type.dims == (directions, 2 * rows)
 
 
 def _activation(node: Node) -> str | None:
