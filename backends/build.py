@@ -84,5 +84,3 @@ def compile_objects(kernels: Mapping[str, Any], target: Target, say: Report) -> 
         say(f"kernel {start + 1} of {len(names)}", 0.1 + 0.8 * start / len(names))
         objects.append(compile_kernels({n: kernels[n] for n in names[start : start + BATCH]}, target))
     return objects
-
-
