@@ -6,31 +6,15 @@ import functools
 import os
 import platform
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from ..compiler.errors import TargetError, UnsupportedError
+from .runtime.host import host_features
 
 _V2 = ("cx16", "popcnt", "sse3", "sse4.1", "sse4.2", "ssse3")
 _V3 = (*_V2, "avx", "avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe")
 _V4 = (*_V3, "avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl")
 _SAPPHIRE_RAPIDS = (*_V4, "amx-bf16", "amx-int8", "amx-tile", "avx512bf16", "avx512fp16", "avx512vnni", "avxvnni")
-
-_CPUINFO_NAMES = {
-    "sse3": "pni",
-    "sse4.1": "sse4_1",
-    "sse4.2": "sse4_2",
-    "bmi": "bmi1",
-    "lzcnt": "abm",
-    "amx-bf16": "amx_bf16",
-    "amx-int8": "amx_int8",
-    "amx-tile": "amx_tile",
-    "avx512bf16": "avx512_bf16",
-    "avx512fp16": "avx512_fp16",
-    "avx512vnni": "avx512_vnni",
-    "avxvnni": "avx_vnni",
-}
-"""How /proc/cpuinfo spells an LLVM feature where the two differ."""
 
 
 @dataclass(frozen=True)
@@ -107,19 +91,12 @@ def names() -> list[str]:
     return ["cpu", *(level.name for level in LEVELS.values())]
 
 
-def host_features(cpuinfo: str) -> frozenset[str]:
-    """The LLVM features among those optc knows that the text of /proc/cpuinfo shows."""
-    line = next((text for text in cpuinfo.splitlines() if text.startswith("flags")), "")
-    flags = set(line.partition(":")[2].split())
-    return frozenset(f for f in _SAPPHIRE_RAPIDS if _CPUINFO_NAMES.get(f, f) in flags)
-
-
 @functools.cache
 def _host() -> Target:
     machine = platform.machine()
     if machine not in ("x86_64", "AMD64"):
         raise TargetError("this host is no x86-64 processor", found=machine, hint="Name a target instead of cpu.")
-    present = host_features(Path("/proc/cpuinfo").read_text())
+    present = host_features()
     levels = [level for level in LEVELS.values() if present.issuperset(level.features)]
     if not levels:
         raise TargetError("this processor is too old", expected="at least x86-64-v2")

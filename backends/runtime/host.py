@@ -71,16 +71,18 @@ def host_triple() -> str:
 def host_features() -> frozenset[str]:
     """The CPU features that code may use here; empty where /proc/cpuinfo does not exist."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        return features_of(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace"))
     except OSError:
         return frozenset()
-    flags: set[str] = set()
-    for line in lines:
+
+
+def features_of(cpuinfo: str) -> frozenset[str]:
+    """The features that the text of /proc/cpuinfo shows for its first processor, by LLVM's names."""
+    for line in cpuinfo.splitlines():
         key, _, value = line.partition(":")
         if key.strip() in ("flags", "Features"):
-            flags.update(value.split())
-            break
-    return frozenset(name for flag in flags for name in _LLVM_NAMES.get(flag, flag).split())
+            return frozenset(name for flag in value.split() for name in _LLVM_NAMES.get(flag, flag).split())
+    return frozenset()
 
 
 def runs_here(triple: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from optc.backends.target import LEVELS, Target, host_features, names
+from optc.backends.target import LEVELS, Target, names
 from optc.compiler.errors import TargetError, UnsupportedError
 
 
@@ -39,8 +39,3 @@ def test_a_target_to_come_is_unsupported(name: str) -> None:
     with pytest.raises(UnsupportedError, match="not available in this version") as caught:
         Target.parse(name)
     assert caught.value.exit_code == 4
-
-
-def test_features_are_read_off_cpuinfo() -> None:
-    text = "processor : 0\nflags\t\t: fpu pni sse4_1 avx2 avx512_vnni amx_tile\nbugs :\n"
-    assert host_features(text) == {"sse3", "sse4.1", "avx2", "avx512vnni", "amx-tile"}
