@@ -16,8 +16,7 @@ import numpy as np
 from .cexpr import c_dim, c_format, c_string, c_symbol
 from .program_control import ControlWriter
 from .program_steps import joined, tensor_zero
-from .steps import Lowered, Step
-from .storage import all_steps
+from .steps import Lowered
 
 
 @dataclass
@@ -192,6 +191,3 @@ class _Writer(ControlWriter):
                 self.emit(f"if (!{target}) return optc_failed(context);")
             size = c_dim(value.type.numel * value.type.dtype.itemsize)
             self.emit(f"if ({size} > 0) memcpy({target}, {place}, (size_t){size});")
-
-
-__all__ = ["Program", "Step", "all_steps", "build_program"]

@@ -25,17 +25,16 @@ def command(
 ) -> None:
     from ...compiler.driver import import_source
     from ...compiler.onnx.exporter import save_model
-    from ...passes.pipelines import explain_rule as explain
-    from ...passes.pipelines import simplify
+    from ...passes import pipelines
 
     printer = Printer(json, quiet)
     graph = import_source(model, Options(shapes=parse_shapes(shape or [])))
     before = len(graph)
     if explain_rule is not None:
-        text = str(explain(explain_rule, graph))
+        text = str(pipelines.explain_rule(explain_rule, graph))
         printer.show(text, {"rule": explain_rule, "explanation": text})
         return
-    report = simplify(graph)
+    report = pipelines.simplify(graph)
     save_model(graph, output)
     rewrites = ", ".join(f"{name} {count}" for name, count in report.applied.most_common())
     facts = {"nodes_before": before, "nodes_after": len(graph), "rewrites": dict(report.applied), "output": str(output)}
