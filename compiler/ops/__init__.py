@@ -6,8 +6,8 @@ import functools
 import importlib
 
 _FAMILIES = (
-    "control", "conv", "fused", "gather", "generate", "host", "image", "matmul", "microsoft", "movement", "nhwc",
-    "norm", "pointwise", "pool", "quantize", "recurrent", "reduce", "shape", "signal", "sort", "unknown",
+    "control", "conv", "fused", "gather", "generate", "host", "image", "integer", "matmul", "microsoft", "movement",
+    "nhwc", "norm", "pointwise", "pool", "quantize", "recurrent", "reduce", "shape", "signal", "sort", "unknown",
 )  # fmt: skip
 
 
