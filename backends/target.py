@@ -13,7 +13,9 @@ from .runtime.host import host_features
 
 _V2 = ("cx16", "popcnt", "sse3", "sse4.1", "sse4.2", "ssse3")
 _V3 = (*_V2, "avx", "avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe")
+_ALDERLAKE = (*_V3, "avxvnni")
 _V4 = (*_V3, "avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl")
+_CASCADELAKE = (*_V4, "avx512vnni")
 _SAPPHIRE_RAPIDS = (*_V4, "amx-bf16", "amx-int8", "amx-tile", "avx512bf16", "avx512fp16", "avx512vnni", "avxvnni")
 
 
@@ -60,6 +62,10 @@ class Target:
         """
         return _host()
 
+    def has(self, feature: str) -> bool:
+        """Whether the processor has a feature, by LLVM's name, e.g. "avx512vnni"."""
+        return feature in self.features
+
     def tvm(self) -> Any:
         """The same as a TVM target."""
         import tvm
@@ -79,11 +85,13 @@ LEVELS = {
     for level, features, lanes, registers, l1, l2 in (
         ("x86-64-v2", _V2, 4, 16, 32 << 10, 256 << 10),
         ("x86-64-v3", _V3, 8, 16, 32 << 10, 512 << 10),
+        ("alderlake", _ALDERLAKE, 8, 16, 32 << 10, 1 << 20),
         ("x86-64-v4", _V4, 16, 32, 32 << 10, 1 << 20),
+        ("cascadelake", _CASCADELAKE, 16, 32, 32 << 10, 1 << 20),
         ("sapphirerapids", _SAPPHIRE_RAPIDS, 16, 32, 48 << 10, 2 << 20),
     )
 }
-"""The x86-64 levels in ascending order."""
+"""The x86-64 levels: a host is the last of them whose features it has. (alderlake lacks what x86-64-v4 needs.)"""
 
 
 def names() -> list[str]:
