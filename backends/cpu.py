@@ -13,6 +13,7 @@ from ..passes.fusion.expand import ExpandFused
 from ..passes.layout import ChannelsLast
 from ..passes.pipelines import OPTIMIZE
 from ..passes.recurrent import PackRecurrent
+from ..passes.regions import Region, partition
 from ..passes.scan_axes import ScanAxes
 from ..passes.simplify.dead_code import DeadCode
 from ..passes.tails import DuplicateTails
@@ -20,7 +21,6 @@ from .assumptions import Pair, assumptions
 from .base import C_OPS, INDEX_DEFINITIONS, KERNEL_BUILDERS
 from .cexpr import c_format
 from .fallback import Fallback
-from .regions import Region, partition
 from .steps import CCallStep, Check, If, Kernel, Loop, Lowered, Scan, Step, Steps, Trap, View
 from .target import Target
 from .templates import TEMPLATES, Anchor, has_template

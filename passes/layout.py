@@ -59,7 +59,7 @@ def to_channels_last(graph: Graph, node: Node) -> bool:
         return True
     if len(node.outputs) > 1 and node.outputs[1].uses:  # MaxPool's Indices count in NCHW
         return False
-    if any(v is not None and v.data is None for v in node.inputs[1:]):
+    if not all(v is None or is_weight(v) for v in node.inputs[1:]):
         return False
     if node.op == "ConvTranspose":
         return _sub_pixel(graph, node)
@@ -71,6 +71,13 @@ def to_channels_last(graph: Graph, node: Node) -> bool:
     graph.replace_uses(node.outputs[0], result)
     graph.erase(node)
     return True
+
+
+def is_weight(value: Value) -> bool:
+    """A constant, or one that is stored quantized."""
+    maker = value.producer
+    quantized = maker is not None and maker.op == "DequantizeLinear"
+    return value.is_constant or (quantized and all(v is None or v.is_constant for v in maker.inputs))
 
 
 def _sub_pixel(graph: Graph, node: Node) -> bool:

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...compiler.ir import Node, Value
+from ...passes.regions import Region
 from ..codegen import signature
 from ..kernels.dims import DimVars, dim_of
 from ..kernels.epilogue import NodeEpilogue
-from ..regions import Region
 from ..steps import Kernel, Param, Scratch
 from ..target import Target
 

@@ -19,7 +19,6 @@ from ..base import PassContext, register_pass
 from ..rewrite import erase_dead
 
 _log = logging.getLogger("optc")
-_KEPT = frozenset({"DequantizeLinear"})  # a quantized weight must stay recognizable
 _FED_ABOVE = 4096  # bytes
 _UNSIZED_LIMIT = 65536  # bytes of operands of a node whose result's size is not known before it runs
 
@@ -29,11 +28,13 @@ _UNSIZED_LIMIT = 65536  # bytes of operands of a node whose result's size is not
 class FoldConstants:
     """Folds nodes whose results are at most `max_bytes`, or no larger than what they are computed from.
 
-    Never folds what is random, or holds a subgraph.
+    Never folds what is random, or holds a subgraph; nor the DequantizeLinear of a weight, which must stay
+    recognizable, unless `dequantize` says so.
     """
 
     name: ClassVar[str] = "fold-constants"
     max_bytes: int = 1 << 20
+    dequantize: bool = False
 
     def run(self, graph: Graph, ctx: PassContext) -> bool:
         known = self._fold_known(graph) + _fold_empty(graph)
@@ -82,7 +83,9 @@ class FoldConstants:
         return before - sum(1 for n in foldable if n.graph is not None)
 
     def _is_foldable(self, node: Node, foldable: dict[Node, None]) -> bool:
-        if node.op in _KEPT or node.subgraphs or node.op.startswith("optc.") or not op_of(node).deterministic:
+        if node.op == "DequantizeLinear" and not self.dequantize:
+            return False
+        if node.subgraphs or node.op.startswith("optc.") or not op_of(node).deterministic:
             return False
         inputs = [v for v in node.inputs if v is not None]
         if not all(v.is_constant or v.producer in foldable for v in inputs):
@@ -97,7 +100,7 @@ class FoldConstants:
                 "Range",
                 "ConstantOfShape",
             )
-        return sum(v.type.nbytes for v in node.outputs) <= max(self.max_bytes, given)
+        return node.op == "DequantizeLinear" or sum(v.type.nbytes for v in node.outputs) <= max(self.max_bytes, given)
 
 
 def _fold_empty(graph: Graph) -> int:

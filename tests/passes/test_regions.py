@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from helpers import graph_of
-from optc.backends.regions import partition
 from optc.compiler.ir import Node
 from optc.compiler.ops.base import op_of
+from optc.passes.regions import partition
 
 
 def cut(text: str) -> list[str]:
