@@ -152,9 +152,9 @@ class _Lowering:
 
     def template(self, region: Region, anchor: Node) -> Kernel | None:
         from .kernels.dims import DimVars
-        from .kernels.epilogue import is_float_region
+        from .kernels.epilogue import fits_registers
 
-        if not self._computable(anchor) or not is_float_region(region.nodes[1:]):
+        if not self._computable(anchor) or not fits_registers(region.nodes[1:]):
             return None
         return TEMPLATES[anchor.op](Anchor(region, anchor, self.target, DimVars()))
 

@@ -31,14 +31,22 @@ class Epilogue(Protocol):
     True gives `[row, c]`, `row` counting all but the last dim in row-major order; then full-size buffers such as a
     residual are declared as `(rows, channels)`. Flat is faster where it suffices: it lets a template treat an image as
     one run of pixels.
+    `dtype` is the element type of what a call returns and the template stores (`result_dtype`).
     """
 
     buffers: Sequence[Any]
     flat: bool
+    dtype: str
 
     def __call__(self, value: Expr, indices: Sequence[Expr], lanes: int) -> Expr:
-        """The value to store for `value`, `lanes` float32 wide, whose first element lies at `indices`."""
+        """The value to store for `value`, `lanes` wide (float32, or int32 of an integer product), whose first element
+        lies at `indices`."""
         ...
+
+
+def result_dtype(epilogue: Epilogue | None, dtype: str = "float32") -> str:
+    """The element type that a template stores: its own `dtype`, or what its epilogue makes of that."""
+    return dtype if epilogue is None else epilogue.dtype
 
 
 def i64(value: Dim) -> Expr:
@@ -226,6 +234,11 @@ class KernelBuilder:
         """Sets `count` elements of a flat view to zero bytes."""
         size = i64(count) * itemsize(str(target.dtype))
         self._memory("memset", address(target, at), tirx.IntImm("int32", 0), size)
+
+    def fill(self, target: Any, at: Dim, count: Dim, byte: Expr) -> None:
+        """Sets `count` elements of a flat view to a byte that is known only at run time."""
+        size = i64(count) * itemsize(str(target.dtype))
+        self._memory("memset", address(target, at), tirx.Cast("int32", byte), size)
 
     def prefetch(self, source: Any, offset: Dim, locality: int = 3) -> None:
         """Asks for the cache line of an element, which may lie beyond the view; 3: into all caches, 2: L2 and up."""

@@ -32,6 +32,7 @@ from .builder import (
     known,
     minimum,
     product,
+    result_dtype,
     static,
 )
 from .matmul import MatmulPlan, MatmulSpec, guess
@@ -153,7 +154,7 @@ def build(spec: ConvSpec, plan: ConvPlan | MatmulPlan, epilogue: Epilogue | None
     panels, depth = -(-each // panel), spec.c_in // spec.group * int(product(g.kernel))
     x = buffer("x", (spec.batch, *spec.spatial, spec.c_in))
     w = buffer("w", (spec.group, panels, depth, panel))
-    y = buffer("y", (spec.batch, *spec.out_spatial, spec.c_out))
+    y = buffer("y", (spec.batch, *spec.out_spatial, spec.c_out), result_dtype(epilogue))
     params = [x, w, *(epilogue.buffers if epilogue else ()), y]
     kb = KernelBuilder()
     strips = ceildiv(g.out[1], plan.strip)

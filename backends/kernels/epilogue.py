@@ -5,21 +5,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from tvm import tirx
 
 from ...compiler.ir import Node, Value
 from ...compiler.types import DType, same_dim
+from . import exprs
 from .builder import Expr, buffer, i64, splat
 from .dims import DimVars
 from .index.base import element_expr
 
+_IN_REGISTERS = frozenset((DType.F32, DType.I32, DType.U8, DType.I8))
+QUANTIZATION = frozenset(("QuantizeLinear", "DequantizeLinear"))
+
 
 class NodeEpilogue:
-    """`nodes` (topologically ordered, float32) computed from `source` = scale * a template's result + an optional bias.
+    """`nodes` (topologically ordered) computed from `source` = scale * a template's result + an optional bias.
+
+    Every value has its own type: int32 sums become float32 at a DequantizeLinear, and what a QuantizeLinear makes of
+    them is stored as bytes (`dtype`). Operands in memory are loaded in their own type. With such nodes no product is
+    fused with an addition, so that all processors give the same bits.
 
     `buffers` are what it reads besides, `values` the IR values (or arrays) to pass for them, in the same order. If all
-    of them are full-size or lie along the last axis, indices are `[row, channel]` (see builder.Epilogue).
+    of them are full-size, lie along the last axis or are single numbers, indices are `[row, channel]` (see
+    builder.Epilogue).
     """
 
     def __init__(
@@ -27,11 +35,13 @@ class NodeEpilogue:
     ) -> None:
         self.scale = scale
         self.nodes, self.source, self.bias, self._dims = list(nodes), source, bias, dims
+        self._result = self.nodes[-1].outputs[0] if self.nodes else source
+        self.dtype = exprs.tir_dtype(self._result.type.dtype)
         made = {source} | {n.outputs[0] for n in nodes}
         operands = [bias] if bias is not None else []
-        operands += [v for n in nodes for v in n.inputs if v is not None and v not in made and not _is_scalar(v)]
+        operands += [v for n in nodes for v in n.inputs if v is not None and v not in made and not _is_number(v)]
         self.values: list[Value] = list(dict.fromkeys(operands))
-        self.flat = all(self._is_row(v) or self._is_full(v) for v in self.values)
+        self.flat = all(self._is_row(v) or self._is_full(v) or _is_single(v) for v in self.values)
         self._buffers = {v: self._declare(v, f"e{i}") for i, v in enumerate(self.values)}
 
     @property
@@ -48,22 +58,26 @@ class NodeEpilogue:
         return len(dims) == len(full) and all(same_dim(a, b) for a, b in zip(dims, full, strict=True))
 
     def _declare(self, value: Value, name: str) -> Any:
-        shape = self._dims.shape(value.type.dims)
+        shape, dtype = self._dims.shape(value.type.dims), exprs.tir_dtype(value.type.dtype)
+        if _is_single(value):
+            return buffer(name, [1], dtype)
         if self._is_row(value):
-            return buffer(name, shape[-1:])
+            return buffer(name, shape[-1:], dtype)
         if self.flat:
             rows: Any = i64(1)
             for extent in shape[:-1]:
                 rows = rows * extent
-            return buffer(name, (rows, shape[-1]))
-        return buffer(name, shape)
+            return buffer(name, (rows, shape[-1]), dtype)
+        return buffer(name, shape, dtype)
 
     def _load(self, value: Value, indices: Sequence[Expr], lanes: int) -> Expr:
         """The elements of an operand that meet the vector at `indices`."""
-        if value.data is not None and _is_scalar(value):
-            return splat(float(np.asarray(value.data).reshape(-1)[0]), lanes)
+        if value.data is not None and _is_number(value):
+            return exprs.const(value.data.reshape(-1)[0], exprs.tir_dtype(value.type.dtype), lanes)
         last = indices[-1] if lanes == 1 else tirx.Ramp(i64(indices[-1]), i64(1), lanes)
         source = self._buffers[value]
+        if _is_single(value):
+            return splat(tirx.BufferLoad(source, [i64(0)]), lanes)
         if self._is_row(value):
             return tirx.BufferLoad(source, [last])
         if self.flat:
@@ -96,19 +110,27 @@ class NodeEpilogue:
             for operand in node.inputs:
                 if operand is not None and operand not in known:
                     load = self._load(operand, indices, lanes)
-                    known[operand] = load if _is_scalar(operand) else name(load, "operand")
+                    known[operand] = load if _is_number(operand) else name(load, "operand")
                 args.append(None if operand is None else known[operand])
             known[node.outputs[0]] = name(element_expr(node, args), "result")
-        result = named[-1][0] if self.nodes else known[self.source]
+        if any(n.op in QUANTIZATION for n in self.nodes):
+            named = [(var, exprs.products_rounded(expr)) for var, expr in named]
+        result = known[self._result]
         for var, expr in reversed(named):
             result = tirx.Let(var, expr, result)
         return result
 
 
-def is_float_region(nodes: Sequence[Node]) -> bool:
-    """Whether registers of float32 can hold everything these nodes compute and read."""
-    return all(v is None or v.type.dtype is DType.F32 for n in nodes for v in (*n.inputs, *n.outputs))
+def fits_registers(nodes: Sequence[Node]) -> bool:
+    """Whether vector registers can hold everything these nodes compute and read."""
+    return all(v is None or v.type.dtype in _IN_REGISTERS for n in nodes for v in (*n.inputs, *n.outputs))
 
 
-def _is_scalar(value: Value) -> bool:
+def _is_number(value: Value) -> bool:
+    """A constant that is written into the code."""
     return value.data is not None and value.data.size == 1
+
+
+def _is_single(value: Value) -> bool:
+    """A number known only at run time."""
+    return all(isinstance(d, int) and d == 1 for d in value.type.dims)

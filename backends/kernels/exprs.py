@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import tvm_ffi
 from tvm import tirx
 
 from ...compiler.types import DType
@@ -83,6 +84,12 @@ def _float(value: float, dtype: str) -> Expr:
     return single if dtype == "float32" else tirx.Cast(dtype, single)
 
 
+def number_of(value: Expr) -> float | None:
+    """The number in every lane of a constant, else None."""
+    value = value.value if isinstance(value, tirx.Broadcast) else value
+    return float(value.value) if isinstance(value, (tirx.IntImm, tirx.FloatImm)) else None
+
+
 def like(value: float | int | bool, other: Expr) -> Expr:
     """The constant `value` in the dtype and lanes of `other`."""
     return const(value, dtype_of(other), lanes_of(other))
@@ -136,6 +143,26 @@ def round_even(value: Expr) -> Expr:
         return select(tirx.LT(size, like(most, x)), near, x)
 
     return let(value, define)
+
+
+def rint(value: Expr) -> Expr:
+    """A float32 within int32's range as the nearest int32, ties to even: one instruction (x86: cvtps2dq)."""
+    lanes = lanes_of(value)
+    return tirx.call_llvm_pure_intrin("int32" if lanes == 1 else f"int32x{lanes}", "llvm.lrint", value)
+
+
+def products_rounded(tree: Any) -> Any:
+    """An expression or statement whose float products LLVM fuses with no addition: behind a fence, which costs nothing.
+
+    So all processors compute the same bits, those without FMA too.
+    """
+
+    def fenced(product: Any) -> Any:
+        if not is_float(dtype_of(product)):
+            return product
+        return tirx.call_llvm_pure_intrin(str(product.ty.dtype), "llvm.arithmetic.fence", product)
+
+    return tvm_ffi.structural_map(tree, (tirx.Mul, fenced))
 
 
 def libm(name: str, *args: Expr) -> Expr:

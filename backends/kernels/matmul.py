@@ -25,18 +25,32 @@ from .builder import (
     floordiv,
     floormod,
     i64,
+    itemsize,
     known,
     maximum,
     minimum,
     product,
+    result_dtype,
     static,
 )
-from .tile import Output, Panels, RegisterTile, Rows, Run, row_tiles, steps_ahead, tile_to_output, tiles
+from .tile import (
+    F32,
+    Arithmetic,
+    Output,
+    Panels,
+    RegisterTile,
+    Rows,
+    Run,
+    row_tiles,
+    steps_ahead,
+    tile_to_output,
+    tiles,
+)
 
 GUESS = 128
 """What a dim is taken to be in estimates where it is known only at run time."""
 PARALLEL_MACS = 2_000_000
-"""Products below this many multiply-adds (about 25 microseconds) run on one thread."""
+"""Products below this many multiply-adds of float32 (about 25 microseconds) run on one thread."""
 
 
 @dataclass(frozen=True)
@@ -89,21 +103,22 @@ def guess(dim: Dim) -> int:
     return GUESS if value is None else value
 
 
-def plans(spec: MatmulSpec, target: Target) -> Iterator[MatmulPlan]:
+def plans(spec: MatmulSpec, target: Target, arithmetic: Arithmetic = F32) -> Iterator[MatmulPlan]:
     """Legal plans, the best guess first."""
     spec = _flattened(spec, True)
     columns = static(spec.n) or 1 << 12
     macs = spec.macs
-    choices = tiles(static(spec.m), columns, guess(spec.k), target)
+    choices = tiles(static(spec.m), columns, guess(spec.k), target, arithmetic=arithmetic)
+    a_size, b_size = itemsize(arithmetic.a), itemsize(arithmetic.b)
     if not spec.constant_b:
         choices = tuple(t for t in choices if _reads_in_place(spec, t)) or choices
     for tile in choices[:8]:
-        fit = max(1, target.l2 // 2 // (4 * guess(spec.k) * tile.rows))
+        fit = max(1, target.l2 // 2 // (a_size * guess(spec.k) * tile.rows))
         batch, row_tiles_ = guess(product(spec.batch)), -(-guess(spec.m) // tile.rows)
         panels = -(-guess(spec.n) // tile.panel)
-        parallel = macs >= PARALLEL_MACS and target.num_cores > 1
+        parallel = macs >= PARALLEL_MACS * arithmetic.depth and target.num_cores > 1
         blocks = -(-row_tiles_ // fit)
-        ahead = steps_ahead(tile, 4 * guess(spec.k) * guess(spec.n), target) if spec.constant_b else 0
+        ahead = steps_ahead(tile, b_size * guess(spec.k) * guess(spec.n), target) if spec.constant_b else 0
         groups = 1
         if parallel:
             wanted = -(-target.num_cores // batch)
@@ -117,19 +132,25 @@ def plans(spec: MatmulSpec, target: Target) -> Iterator[MatmulPlan]:
 
 
 def packed_shape(spec: MatmulSpec, plan: MatmulPlan) -> tuple[Dim, Dim, int]:
-    """[panels, k, columns of a panel]."""
-    return ceildiv(known(spec.n), plan.tile.panel), known(spec.k), plan.tile.panel
+    """[panels, steps, elements of a panel in one step]."""
+    tile = plan.tile
+    return ceildiv(known(spec.n), tile.panel), tile.arithmetic.steps(known(spec.k)), tile.panel * tile.arithmetic.depth
 
 
 def pack_weights(array: np.ndarray, spec: MatmulSpec, plan: MatmulPlan) -> np.ndarray:
-    """A constant B, as the model has it, in the kernel's panels; columns beyond n are zero."""
-    b = array.T if spec.trans_b else array
-    k, n = b.shape
-    panel = plan.tile.panel
-    panels = -(-n // panel)
-    padded = np.zeros((k, panels * panel), array.dtype)
-    padded[:, :n] = b
-    return np.ascontiguousarray(padded.reshape(k, panels, panel).transpose(1, 0, 2))
+    """A constant B, as the model has it, in the kernel's panels; what is beyond k and n is zero."""
+    return pack_panels(array if spec.trans_b else array.T, plan.tile)
+
+
+def pack_panels(columns: np.ndarray, tile: RegisterTile) -> np.ndarray:
+    """Columns of B [..., n, k] as panels [..., panels, steps, panel * depth]; zero beyond k and n."""
+    *lead, n, k = columns.shape
+    panel, depth = tile.panel, tile.arithmetic.depth
+    panels, steps = -(-n // panel), -(-k // depth)
+    padded = np.zeros((*lead, panels * panel, steps * depth), columns.dtype)
+    padded[..., :n, :k] = columns
+    split = padded.reshape(*lead, panels, panel, steps, depth).swapaxes(-3, -2)
+    return np.ascontiguousarray(split).reshape(*lead, panels, steps, panel * depth)
 
 
 def build(
@@ -142,12 +163,13 @@ def build(
     full = spec
     spec = _flattened(spec, epilogue is None or epilogue.flat)
     kb = KernelBuilder()
-    a = buffer("a", (*rows, full.k) if rows else _operand(full.batch_a, full.m, full.k, full.trans_a))
-    y = buffer("y", (*(rows or (*full.batch, full.m)), full.n))
+    kind = plan.tile.arithmetic
+    a = buffer("a", (*rows, full.k) if rows else _operand(full.batch_a, full.m, full.k, full.trans_a), kind.a)
+    y = buffer("y", (*(rows or (*full.batch, full.m)), full.n), result_dtype(epilogue, kind.sum))
     shape = packed_shape(spec, plan)
     extra = list(epilogue.buffers) if epilogue else []
     if spec.constant_b:
-        b = buffer("b", shape)
+        b = buffer("b", shape, kind.b)
         params = [a, b, *extra, y]
         panels_of_b = kb.flat(b)
     elif _reads_in_place(spec, plan.tile):
@@ -187,12 +209,14 @@ def _reads_in_place(spec: MatmulSpec, tile: RegisterTile) -> bool:
 
 def _multiply(kb: KernelBuilder, spec: MatmulSpec, plan: MatmulPlan, a: Expr, b: Expr, output: Output) -> None:
     m, k = known(spec.m), known(spec.k)
-    panels, _, panel = packed_shape(spec, plan)
+    panels, steps, width = packed_shape(spec, plan)
     blocks = ceildiv(maximum(floordiv(m, plan.tile.rows), 1), plan.row_block // plan.tile.rows)
     batch = product(spec.batch)
     per_group = ceildiv(panels, plan.groups)
     in_place = _reads_in_place(spec, plan.tile)
-    matrix, panel_size, pitch = (k * spec.n, panel, spec.n) if in_place else (panels * k * panel, k * panel, panel)
+    matrix, panel_size, pitch = (
+        (k * spec.n, width, spec.n) if in_place else (panels * steps * width, steps * width, width)
+    )
     with kb.loop(known(batch * blocks * plan.groups), "task", parallel=plan.parallel) as task:
         group = kb.let(floormod(task, plan.groups), "group")
         block = kb.let(floormod(floordiv(task, plan.groups), blocks), "block")

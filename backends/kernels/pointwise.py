@@ -22,6 +22,7 @@ from . import exprs
 from .builder import KernelBuilder, buffer, i64, static
 from .compose import SCALAR_BYTES, Guard, Scope, linear
 from .dims import DimVars
+from .epilogue import QUANTIZATION
 from .index import load_all
 from .nest import Axis, Nest, Store
 
@@ -135,6 +136,8 @@ class _Group:
             if not any(isinstance(d, int) and d == 0 for d in shape):
                 self._emit_shape(shape, numbers, parallel)
         func = self.kb.finish([*self.params.values(), *self.results, *self.dims.vars])
+        if any(n.op in QUANTIZATION for n in self.nodes):
+            func = func.with_body(exprs.products_rounded(func.body))
         module = tirx.transform.ConvertSSA()(tvm.IRModule({"main": func}))
         return module["main"]
 

@@ -9,7 +9,21 @@ from typing import Any, Literal
 from tvm import tirx
 
 from ..target import Target
-from .builder import Dim, Epilogue, Expr, KernelBuilder, buffer, floordiv, i64, known, maximum, minimum, product, splat
+from .builder import (
+    Dim,
+    Epilogue,
+    Expr,
+    KernelBuilder,
+    buffer,
+    floordiv,
+    i64,
+    known,
+    maximum,
+    minimum,
+    product,
+    result_dtype,
+    splat,
+)
 from .depthwise import PARALLEL_MACS
 from .matmul import guess
 from .windows import Reduction, Windows, emit_windows
@@ -58,7 +72,7 @@ def build(spec: PoolSpec, plan: PoolPlan, epilogue: Epilogue | None = None) -> A
     """The kernel. Params: x, the epilogue's buffers, y."""
     kb = KernelBuilder()
     x = buffer("x", (spec.batch, *spec.spatial, spec.channels))
-    y = buffer("y", (spec.batch, *spec.out, spec.channels))
+    y = buffer("y", (spec.batch, *spec.out, spec.channels), result_dtype(epilogue))
     rank = len(spec.kernel)
     windows = Windows(
         known(spec.batch), spec.spatial, spec.out, spec.channels, spec.kernel, spec.strides, spec.dilations,

@@ -27,6 +27,17 @@ def _check_parameters(node: Node) -> None:
         fail(node, "the scale must have a value for each slice along the axis", expected=size, found=count)
 
 
+def broadcasts(node: Node) -> bool:
+    """Whether a QuantizeLinear or DequantizeLinear has one scale and zero point, or a vector of each along the last
+    axis: so that broadcasting, as pointwise ops do it, pairs them with the elements."""
+    shape, scale = shape_of(node, 0), shape_of(node, 1)
+    if shape is None or scale is None or attr_int(node, "block_size", 0):
+        return False
+    if all(isinstance(d, int) and d == 1 for d in scale):
+        return True
+    return len(scale) == 1 and attr_int(node, "axis", 1) % len(shape) == len(shape) - 1
+
+
 @register
 class QuantizeLinear(Op):
     """x, y_scale, y_zero_point: saturated round(x / scale) + zero point, of the zero point's dtype (default u8)."""

@@ -97,7 +97,7 @@ class BiasAndResidual:
     """y = value + bias[c] + residual, for flat and for logical indices."""
 
     def __init__(self, shape: tuple[int, ...], flat: bool) -> None:
-        self.flat = flat
+        self.flat, self.dtype = flat, "float32"
         rows = int(np.prod(shape[:-1]))
         self.buffers = [buffer("bias", shape[-1:]), buffer("residual", (rows, shape[-1]) if flat else shape)]
 

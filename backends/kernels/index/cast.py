@@ -14,8 +14,8 @@ from ....compiler.types import DType
 from ...base import Element, Expr, Index, defines
 from .. import exprs
 from ..compose import Operand
-from ..exprs import dtype_of, is_float, let, like, select
-from .base import i64, int_value, pointwise, zero
+from ..exprs import const, dtype_of, is_float, let, like, select
+from .base import POINTWISE, i64, int_value, pointwise, zero
 
 Args = Sequence[Any]
 
@@ -66,19 +66,59 @@ def saturate(value: Expr, to: DType) -> Expr:
 
 
 def quantize(x: Expr, scale: Expr, zero_point: Expr | None, to: DType) -> Expr:
-    """saturate(round(x / scale) + zero_point), ties to even."""
-    scaled = exprs.round_even(exprs.cast_raw(x, dtype_of(scale)) / scale)
-    if zero_point is not None:
-        scaled = scaled + exprs.cast_raw(zero_point, dtype_of(scaled))
-    return let(scaled, lambda v: saturate(v, to))
+    """clamp(rint(x * f32(1 / scale)), lo - zero_point, hi - zero_point) + zero_point, ties to even; NaN gives lo.
+
+    lo and hi bound `to`. A scale that is not a constant divides; both agree but for rare ties one step apart.
+    """
+    scaled = _over(exprs.cast_raw(x, dtype_of(scale)), scale)
+    if dtype_of(scaled) != "float32" or np.iinfo(to.numpy).bits > 16:
+        near = exprs.round_even(scaled)
+        if zero_point is not None:
+            near = near + exprs.cast_raw(zero_point, dtype_of(near))
+        return let(near, lambda v: saturate(v, to))
+    point = const(0, "int32") if zero_point is None else exprs.cast_raw(zero_point, "int32")
+    point = exprs.widen(point, exprs.lanes_of(scaled))
+    low, high = (exprs.cast_raw(like(int(bound), point) - point, "float32") for bound in _range(to))
+    # The order of the operands matters: x86's maximum gives the second one where the first is NaN.
+    near = exprs.rint(tirx.min(tirx.max(scaled, low), high))
+    return exprs.cast_raw(near + point, to.tvm)
+
+
+def _range(dtype: DType) -> tuple[int, int]:
+    info = np.iinfo(dtype.numpy)
+    return int(info.min), int(info.max)
+
+
+def _over(x: Expr, scale: Expr) -> Expr:
+    """x / scale: by its reciprocal, rounded to float32, where the scale is known; nothing is done for 1."""
+    number = exprs.number_of(scale)
+    if number is None or dtype_of(scale) != "float32":
+        return x / scale
+    if number == 1.0:
+        return x
+    with np.errstate(all="ignore"):
+        reciprocal = np.float32(1) / np.float32(number)
+    return x * like(float(reciprocal), x) if np.isfinite(reciprocal) else x / scale
 
 
 def dequantize(x: Expr, scale: Expr, zero_point: Expr | None) -> Expr:
     """(x - zero_point) * scale."""
     value = exprs.cast_raw(x, "int32") if exprs.bits_of(dtype_of(x)) < 32 else x
-    if zero_point is not None:
-        value = value - exprs.cast_raw(zero_point, dtype_of(value))
-    return exprs.cast_raw(value, dtype_of(scale)) * scale
+    if zero_point is not None and exprs.number_of(zero_point) != 0:
+        value = value - exprs.widen(exprs.cast_raw(zero_point, dtype_of(value)), exprs.lanes_of(value))
+    return exprs.cast_raw(value, dtype_of(scale)) * exprs.widen(scale, exprs.lanes_of(value))
+
+
+def quantization(node: Node, args: Args) -> Expr:
+    """An element of QuantizeLinear or DequantizeLinear, its scale and zero point given beside it."""
+    x, scale, point = args[0], args[1], args[2] if len(args) > 2 else None
+    to = node.outputs[0].type.dtype
+    if node.op == "QuantizeLinear":
+        return quantize(x, scale, point, to)
+    return exprs.rounded_to(convert(dequantize(x, scale, point), node.operand(1).type.dtype, to), to)
+
+
+POINTWISE["QuantizeLinear"] = POINTWISE["DequantizeLinear"] = quantization
 
 
 def _parameter_index(node: Node, parameter: Operand, x: Operand, index: Index) -> list[Expr]:
@@ -95,32 +135,16 @@ def _parameter_index(node: Node, parameter: Operand, x: Operand, index: Index) -
     return [tirx.truncdiv(i, i64(block)) if d == axis else i for d, i in enumerate(index)]
 
 
-@defines("QuantizeLinear")
-def quantize_linear(node: Node, inputs: Sequence[Operand | None]) -> Sequence[Element] | None:
+@defines("QuantizeLinear", "DequantizeLinear")
+def linear_quantization(node: Node, inputs: Sequence[Operand | None]) -> Sequence[Element] | None:
     x, scale = inputs[0], inputs[1]
     point = inputs[2] if len(inputs) > 2 else None
-    to = node.outputs[0].type.dtype
-    if x is None or scale is None or not to.is_int:
+    integer = node.outputs[0] if node.op == "QuantizeLinear" else node.operand(0)
+    if x is None or scale is None or not integer.type.dtype.is_int:
         return None
 
     def element(index: Index) -> Expr:
         at = _parameter_index(node, scale, x, index)
-        return quantize(x(index), scale(at), None if point is None else point(at), to)
-
-    return [element]
-
-
-@defines("DequantizeLinear")
-def dequantize_linear(node: Node, inputs: Sequence[Operand | None]) -> Sequence[Element] | None:
-    x, scale = inputs[0], inputs[1]
-    point = inputs[2] if len(inputs) > 2 else None
-    if x is None or scale is None or not x.type.dtype.is_int:
-        return None
-    to = node.outputs[0].type.dtype
-
-    def element(index: Index) -> Expr:
-        at = _parameter_index(node, scale, x, index)
-        result = dequantize(x(index), scale(at), None if point is None else point(at))
-        return exprs.rounded_to(convert(result, scale.type.dtype, to), to)
+        return quantization(node, [x(index), scale(at), None if point is None else point(at)])
 
     return [element]
