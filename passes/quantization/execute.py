@@ -1,0 +1,115 @@
+"""Runs a graph of ours on ONNX Runtime, with any of its values as results.
+
+Calibration, bias correction, sensitivity and diagnosis ask for values between the layers; this is where they get them.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...compiler.errors import CalibrationError, OptcError, UnsupportedError, UsageError
+from ...compiler.ir import Graph, Value
+from ...compiler.onnx.exporter import export_model, save_model
+from ..base import PassContext
+from ..simplify.dead_code import DeadCode
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+Sample = Mapping[str, np.ndarray]
+
+_IN_MEMORY = 1 << 30
+"""Bytes of constants up to which a model is handed over in memory; protobuf ends at 2 GiB."""
+
+
+class Runner:
+    """A graph, or the part of it that `outputs` need, ready to run on ONNX Runtime.
+
+    `outputs` are names of values of the main graph (those inside If, Loop and Scan cannot be had); None means the
+    graph's outputs by their own names. `threads` are those of one run, 0 for all cores. Runs may overlap in threads.
+    The graph is not changed, and later changes to it are not seen.
+
+    Raises UsageError for an unknown name, UnsupportedError if ONNX Runtime does not take the model.
+    """
+
+    def __init__(self, graph: Graph, outputs: Sequence[str] | None = None, *, threads: int = 1) -> None:
+        found = dict(zip(graph.output_names, graph.outputs, strict=True))
+        if outputs is not None:
+            found = values_by_name(graph, outputs)
+        self.names = tuple(found)
+        inputs = {v: v.name for v in graph.inputs}
+        self._given = {name: inputs[v] for name, v in found.items() if v in inputs}
+        self._constant = {name: v.data for name, v in found.items() if v.data is not None}
+        made = {n: v for n, v in found.items() if n not in self._given and n not in self._constant}
+        self._made = list(made)
+        if made:
+            self._session = session(_part(graph, made), threads)
+            self._reads = {i.name for i in self._session.get_inputs()}
+
+    def run(self, sample: Sample) -> dict[str, np.ndarray]:
+        """{name: array} of the outputs for one sample {input name: array}.
+
+        Raises CalibrationError if ONNX Runtime fails, as it does on an input of a wrong shape.
+        """
+        results = {name: sample[source] for name, source in self._given.items()}
+        results |= {name: data for name, data in self._constant.items() if data is not None}
+        if self._made:
+            feed = {name: array for name, array in sample.items() if name in self._reads}
+            results |= zip(self._made, self._run(feed), strict=True)
+        return {name: results[name] for name in self.names}
+
+    def _run(self, feed: Sample) -> list[np.ndarray]:
+        try:
+            arrays: list[np.ndarray] = self._session.run(self._made, feed)
+        except Exception as error:  # ONNX Runtime's errors have no common base but this
+            raise CalibrationError(f"ONNX Runtime cannot run the model: {error}") from error
+        return arrays
+
+
+def values_by_name(graph: Graph, names: Sequence[str]) -> dict[str, Value]:
+    """The values of the main graph of these names. Raises UsageError for a name it does not have."""
+    known = {v.name: v for v in graph.values()}
+    missing = [name for name in names if name not in known]
+    if missing:
+        raise UsageError("the graph has no such values", found=", ".join(missing))
+    return {name: known[name] for name in names}
+
+
+def _part(graph: Graph, outputs: Mapping[str, Value]) -> Graph:
+    """A copy with these outputs and nothing that they do not need."""
+    mapping: dict[Value, Value] = {}
+    part = graph.clone(mapping)
+    part.set_outputs([mapping[v] for v in outputs.values()], list(outputs))
+    DeadCode().run(part, PassContext())
+    part.inputs = [v for v in part.inputs if v.uses]
+    return part
+
+
+def session(graph: Graph, threads: int = 1) -> onnxruntime.InferenceSession:
+    """The graph on ONNX Runtime's CPU provider; through a temporary file if it is large.
+
+    Raises UnsupportedError if ONNX Runtime does not take the model.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or os.cpu_count() or 1
+    options.log_severity_level = 4
+    providers = ["CPUExecutionProvider"]
+    try:
+        if sum(v.type.nbytes for v in graph.constants()) <= _IN_MEMORY:
+            return onnxruntime.InferenceSession(export_model(graph).SerializeToString(), options, providers=providers)
+        with tempfile.TemporaryDirectory(prefix="optc-") as folder:
+            path = Path(folder, "model.onnx")
+            save_model(graph, path, external=True)
+            return onnxruntime.InferenceSession(str(path), options, providers=providers)
+    except OptcError:
+        raise
+    except Exception as error:  # ONNX Runtime's errors have no common base but this
+        raise UnsupportedError(f"ONNX Runtime does not take the model: {error}") from error
