@@ -240,6 +240,11 @@ class KernelBuilder:
         size = i64(count) * itemsize(str(target.dtype))
         self._memory("memset", address(target, at), tirx.Cast("int32", byte), size)
 
+    def fill(self, target: Any, at: Dim, count: Dim, byte: Expr) -> None:
+        """Sets `count` elements of a flat view to a byte that is known only at run time."""
+        size = i64(count) * itemsize(str(target.dtype))
+        self._memory("memset", address(target, at), tirx.Cast("int32", byte), size)
+
     def prefetch(self, source: Any, offset: Dim, locality: int = 3) -> None:
         """Asks for the cache line of an element, which may lie beyond the view; 3: into all caches, 2: L2 and up."""
         access = address(source, offset)

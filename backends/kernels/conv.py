@@ -9,7 +9,7 @@ its border of zeros, so that the inner loops know no borders.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ from .builder import (
     floordiv,
     floormod,
     i64,
+    itemsize,
     known,
     minimum,
     product,
@@ -36,7 +37,19 @@ from .builder import (
     static,
 )
 from .matmul import MatmulPlan, MatmulSpec, guess
-from .tile import Output, Panels, RegisterTile, Rows, Run, is_far, row_tiles, steps_ahead, tile_to_output
+from .tile import (
+    F32,
+    Arithmetic,
+    Output,
+    Panels,
+    RegisterTile,
+    Rows,
+    Run,
+    is_far,
+    row_tiles,
+    steps_ahead,
+    tile_to_output,
+)
 
 
 @dataclass(frozen=True)
@@ -80,6 +93,19 @@ class ConvSpec:
         return self.group == self.c_in == self.c_out and self.group > 1
 
     @property
+    def padded(self) -> bool:
+        """Whether any border is added to the image."""
+        return any(self.pads)
+
+    @property
+    def runs(self) -> tuple[int, int]:
+        """How many stretches of x that follow each other in memory make up a window, and the elements of each."""
+        taps = int(product(self.kernel))
+        if self.group == 1 and self.dilations[-1] == 1:
+            return taps // self.kernel[-1], self.kernel[-1] * self.c_in
+        return taps, self.c_in // self.group
+
+    @property
     def macs(self) -> int:
         """Multiply-adds, unknown dims guessed."""
         out = guess(self.batch) * self.c_out * (self.c_in // self.group)
@@ -103,26 +129,27 @@ class ConvPlan:
     ahead: int = 0
 
 
-def plans(spec: ConvSpec, target: Target) -> Iterator[ConvPlan | MatmulPlan]:
+def plans(spec: ConvSpec, target: Target, arithmetic: Arithmetic = F32) -> Iterator[ConvPlan | MatmulPlan]:
     """Legal plans, the best guess first. Raises UnsupportedError for negative padding, which crops."""
     if min(spec.pads) < 0:
         raise UnsupportedError("convolution with negative padding", found=spec.pads)
     if spec.pointwise:
-        yield from matmul.plans(_as_matmul(spec, flat=True), target)
+        yield from matmul.plans(_as_matmul(spec, flat=True), target, arithmetic)
         return
     g = _Geometry.of(spec)
     height = max(1, guess(g.out[1]))
-    workers = target.num_cores if spec.macs >= matmul.PARALLEL_MACS else 1
-    row_bytes = 4 * guess(g.pitch) * g.kernel[0]
-    for tile, th, tw in _pixel_tiles(spec, g, target)[:8]:
+    workers = target.num_cores if spec.macs >= matmul.PARALLEL_MACS * arithmetic.depth else 1
+    a_size, b_size = itemsize(arithmetic.a), itemsize(arithmetic.b)
+    row_bytes = a_size * guess(g.pitch) * g.kernel[0]
+    for tile, th, tw in _pixel_tiles(spec, g, target, arithmetic)[:8]:
         panels = -(-spec.c_out // spec.group // tile.panel)
-        weights = 4 * spec.c_out * spec.c_in // spec.group * int(product(g.kernel))
+        weights = b_size * spec.c_out * spec.c_in // spec.group * int(product(g.kernel))
         fit = max(th, (target.l2 // 2 // row_bytes - g.reach[1]) // g.strides[1] // th * th)
         images = guess(spec.batch) * guess(g.out[0])
         strips = -(-height // fit)
         groups = 1
         if workers > 1 and images % workers:
-            image_bytes = 4 * guess(g.size[1]) * guess(g.pitch)
+            image_bytes = a_size * guess(g.size[1]) * guess(g.pitch)
             if weights > image_bytes and panels >= workers and strips == 1:
                 groups = workers
             else:
@@ -132,29 +159,31 @@ def plans(spec: ConvSpec, target: Target) -> Iterator[ConvPlan | MatmulPlan]:
 
 
 def pack_weights(array: np.ndarray, spec: ConvSpec, plan: ConvPlan | MatmulPlan) -> np.ndarray:
-    """Weights [c_out, c_in / group, kernel...] as [group, panels, taps * c_in / group, panel]; zero beyond c_out."""
+    """Weights [c_out, c_in / group, kernel...] as [group, panels, steps, panel * depth]; zero beyond c_out."""
     if isinstance(plan, MatmulPlan):
         return matmul.pack_weights(array.reshape(spec.c_out, spec.c_in), _as_matmul(spec, flat=True), plan)
-    each, panel = spec.c_out // spec.group, plan.tile.panel
-    panels = -(-each // panel)
-    w = array.reshape(spec.group, each, spec.c_in // spec.group, -1)
-    padded = np.zeros((spec.group, panels * panel, *w.shape[2:]), array.dtype)
-    padded[:, :each] = w
-    split = padded.reshape(spec.group, panels, panel, *w.shape[2:])
-    return np.ascontiguousarray(split.transpose(0, 1, 4, 3, 2)).reshape(spec.group, panels, -1, panel)
+    each, (runs, length) = spec.c_out // spec.group, spec.runs
+    columns = np.moveaxis(array, 1, -1).reshape(spec.group, each, runs, length)
+    packed = matmul.pack_panels(np.moveaxis(columns, 2, 1), plan.tile)
+    group, _, panels, steps, width = packed.shape
+    return np.ascontiguousarray(np.moveaxis(packed, 1, 2)).reshape(group, panels, runs * steps, width)
 
 
-def build(spec: ConvSpec, plan: ConvPlan | MatmulPlan, epilogue: Epilogue | None = None) -> Any:
-    """The kernel. Params: x, packed weights, the epilogue's buffers, y, and the workspace if there is padding."""
+def build(
+    spec: ConvSpec, plan: ConvPlan | MatmulPlan, epilogue: Epilogue | None = None, border: Expr | None = None
+) -> Any:
+    """The kernel. Params: x, packed weights, the epilogue's buffers, y, and the workspace if there is padding.
+
+    `border` is the byte around the image, 0 if absent; it may be read from one of the epilogue's buffers.
+    """
     if isinstance(plan, MatmulPlan):
         flat = epilogue is None or epilogue.flat
         return matmul.build(_as_matmul(spec, flat), plan, epilogue, rows=(spec.batch, *spec.spatial))
     g = _Geometry.of(spec)
-    each, panel = spec.c_out // spec.group, plan.tile.panel
-    panels, depth = -(-each // panel), spec.c_in // spec.group * int(product(g.kernel))
-    x = buffer("x", (spec.batch, *spec.spatial, spec.c_in))
-    w = buffer("w", (spec.group, panels, depth, panel))
-    y = buffer("y", (spec.batch, *spec.out_spatial, spec.c_out), result_dtype(epilogue))
+    each, kind = spec.c_out // spec.group, plan.tile.arithmetic
+    x = buffer("x", (spec.batch, *spec.spatial, spec.c_in), kind.a)
+    w = buffer("w", (spec.group, *_panels(spec, plan.tile)), kind.b)
+    y = buffer("y", (spec.batch, *spec.out_spatial, spec.c_out), result_dtype(epilogue, kind.sum))
     params = [x, w, *(epilogue.buffers if epilogue else ()), y]
     kb = KernelBuilder()
     strips = ceildiv(g.out[1], plan.strip)
@@ -166,14 +195,14 @@ def build(spec: ConvSpec, plan: ConvPlan | MatmulPlan, epilogue: Epilogue | None
         group = kb.let(floormod(number, plan.groups), "part")
         strip = kb.let(floormod(floordiv(number, plan.groups), strips), "strip")
         image = kb.let(floordiv(number, strips * plan.groups), "image")
-        _strip(kb, spec, plan, g, source, scratch, kb.flat(w), output, image, strip, group)
+        _strip(kb, spec, plan, g, source, scratch, border, kb.flat(w), output, image, strip, group)
 
     if not g.padded:
         with kb.loop(tasks, "task", parallel=plan.workers > 1) as number:
             task(number, None)
         return kb.finish(params)
     share = known(g.kernel[0] * g.rows(plan.strip) * g.pitch)
-    workspace = buffer(WORKSPACE, (plan.workers, share))
+    workspace = buffer(WORKSPACE, (plan.workers, share), kind.a)
     with kb.loop(plan.workers, "worker", parallel=plan.workers > 1) as worker:
         first = kb.let(floordiv(worker * tasks, plan.workers), "first")
         count = kb.let(floordiv((worker + 1) * tasks, plan.workers) - first, "count")
@@ -233,24 +262,34 @@ def _as_matmul(spec: ConvSpec, flat: bool) -> MatmulSpec:
     return MatmulSpec(spec.spatial[-1], spec.c_out, spec.c_in, batch_a=pixels[:-1], trans_b=True)
 
 
-def _pixel_tiles(spec: ConvSpec, g: _Geometry, target: Target) -> list[tuple[RegisterTile, int, int]]:
+def _panels(spec: ConvSpec, tile: RegisterTile) -> tuple[int, int, int]:
+    """The panels of a group's weights: how many, their steps, the elements of a step."""
+    runs, length = spec.runs
+    steps = runs * tile.arithmetic.steps(length)
+    return -(-spec.c_out // spec.group // tile.panel), steps, tile.panel * tile.arithmetic.depth
+
+
+def _pixel_tiles(
+    spec: ConvSpec, g: _Geometry, target: Target, arithmetic: Arithmetic
+) -> list[tuple[RegisterTile, int, int]]:
     """(tile, height, width) choices, the cheapest by estimate first."""
     out_h, out_w = static(g.out[1]), static(g.out[2])
     width, columns = max(1, guess(g.out[2])), spec.c_out // spec.group
     found: dict[tuple[RegisterTile, int, int], float] = {}
     for vectors in range(1, min(6, -(-columns // target.lanes)) + 1):
         panels = -(-columns // (vectors * target.lanes))
-        far = is_far(vectors * target.lanes, spec.c_in // spec.group * int(product(g.kernel)), target)
+        one = RegisterTile(1, vectors, target.lanes, arithmetic)
+        far = is_far(one, spec.c_in // spec.group * int(product(g.kernel)), target)
         for most in range(1, min(16, width) + 1):
             tw = -(-width // -(-width // most)) if out_w else most
             heights = range(1, 1 + max(1, min(14 // tw, out_h or 4))) if tw == out_w else (1,)
             for th in heights:
-                tile = RegisterTile(th * tw, vectors, target.lanes)
+                tile = replace(one, rows=th * tw)
                 if not tile.fits(target):
                     continue
                 per_row = width // tw * tile.cycles(far)
                 if width % tw:
-                    per_row += RegisterTile(th * (width % tw), vectors, target.lanes).cycles(far)
+                    per_row += replace(one, rows=th * (width % tw)).cycles(far)
                 found[tile, th, tw] = panels * per_row * -(-guess(g.out[1]) // th)
     return sorted(found, key=lambda t: (found[t], -t[0].rows))
 
@@ -262,6 +301,7 @@ def _strip(
     g: _Geometry,
     x: Expr,
     scratch: tuple[Expr, Dim] | None,
+    border: Expr | None,
     w: Expr,
     output: Output,
     image: Expr,
@@ -280,20 +320,19 @@ def _strip(
     else:
         source, origin = scratch
         plane = known(g.rows(plan.strip) * g.pitch)
-        _copy_strip(kb, spec, g, x, source, origin, n, oz, top, g.rows(plan.strip))
+        _copy_strip(kb, spec, g, x, source, origin, border, n, oz, top, g.rows(plan.strip))
     planes = (g.kernel[0], g.dilations[0] * plane)
     lines = (g.kernel[1], g.dilations[1] * g.pitch)
-    if spec.group == 1 and g.dilations[2] == 1:
-        run = Run((planes, lines), g.kernel[2] * c)
-    else:
-        run = Run((planes, lines, (g.kernel[2], g.dilations[2] * c)), c_group)
-    each, panel = spec.c_out // spec.group, plan.tile.panel
-    panels, depth = -(-each // panel), c_group * int(product(g.kernel))
+    count, length = spec.runs
+    taps = () if count < int(product(g.kernel)) else ((g.kernel[2], g.dilations[2] * c),)
+    run = Run((planes, lines, *taps), length)
+    each = spec.c_out // spec.group
+    panels, steps, width = _panels(spec, plan.tile)
     per_part = -(-panels // plan.groups)
     mine = minimum(per_part, panels - part * per_part) if plan.groups > 1 else panels
     with kb.loop(spec.group, "g") as group, kb.loop(mine, "p") as p:
         number = kb.let(part * per_part + p, "panel")
-        b_base = kb.let((group * panels + number) * (depth * panel), "b_base")
+        b_base = kb.let((group * panels + number) * (steps * width), "b_base")
 
         def tile(oy: Dim, th: int, ox: Dim, tw: int) -> None:
             y_step, x_step = g.strides[1] * g.pitch, g.strides[2] * c
@@ -310,8 +349,8 @@ def _strip(
                 return [n, *[oz, oy + dy, ox + dx][3 - len(spec.spatial) :]]
 
             tile_to_output(
-                kb, RegisterTile(len(pixels), plan.tile.vectors, plan.tile.lanes), source, rows, run,
-                Panels(w, b_base, panel, plan.ahead), number,
+                kb, replace(plan.tile, rows=len(pixels)), source, rows, run,
+                Panels(w, b_base, width, plan.ahead), number,
                 output, out_rows, index, first_column=group * each,
             )  # fmt: skip
 
@@ -328,13 +367,21 @@ def _copy_strip(
     x: Expr,
     scratch: Expr,
     origin: Dim,
+    border: Expr | None,
     n: Expr,
     oz: Expr,
     top: Expr,
     rows: int,
 ) -> None:
-    """Copies the input rows of a strip into scratch, with zeros where they leave the image."""
+    """Copies the input rows of a strip into scratch, with `border` (or zeros) where they leave the image."""
     c = spec.c_in
+
+    def blank(at: Dim, count: Dim) -> None:
+        if border is None:
+            kb.zero(scratch, at, count)
+        else:
+            kb.fill(scratch, at, count, border)
+
     left = g.begin[2] * c
     row = known(g.size[2] * c)
     right = known(g.pitch - row - left)
@@ -346,9 +393,9 @@ def _copy_strip(
 
         def copy() -> None:
             if left:
-                kb.zero(scratch, to, left)
+                blank(to, left)
             kb.copy(scratch, to + left, x, ((n * g.size[0] + iz) * g.size[1] + iy) * row, row)
             if not isinstance(right, int) or right:
-                kb.zero(scratch, to + left + row, right)
+                blank(to + left + row, right)
 
-        kb.branch(inside, copy, lambda: kb.zero(scratch, to, g.pitch))
+        kb.branch(inside, copy, lambda: blank(to, g.pitch))

@@ -1,13 +1,14 @@
 """The register tile: a few rows of A times a panel of B, all sums in vector registers.
 
 `sum[i][j] = Σ_k A[row_i + k] * B[k][j]` with A read by broadcasts and B by vectors. Matmul and convolution are loops
-around it: a convolution is a matmul whose rows are pixels and whose k runs over the kernel's taps and channels.
+around it: a convolution is a matmul whose rows are pixels and whose k runs over the kernel's taps and channels. What
+A, B and the sums are made of, and how many k one instruction takes, is the tile's `Arithmetic`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from tvm import tirx
@@ -21,6 +22,7 @@ from .builder import (
     ceildiv,
     floordiv,
     i64,
+    itemsize,
     known,
     lanes_of,
     minimum,
@@ -33,17 +35,60 @@ L2_BYTES_PER_CYCLE = 20.0
 """What a core gets from its L2 in practice while it computes."""
 AHEAD_BYTES = 8 << 10
 """How far before its use a panel that comes from beyond L2 is fetched."""
-LINE = 16
-"""float32 in a cache line."""
+LINE_BYTES = 64
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """What one step of a tile does in each lane: `sum += Σ_i a[i] * b[lane][i]` for i < `depth`; here in float32.
+
+    `a`, `b`, `sum` are the dtypes. A panel of B holds, for each step, `depth` elements of its first column, then of its
+    second...; a run of A whose length is no multiple of `depth` ends in a step of fewer, with zeros in B for the rest.
+    `cost` is in cycles per accumulator and step, `latency` from one step of an accumulator to its next, `scratch` the
+    registers it needs besides the tile's.
+    """
+
+    a: str = "float32"
+    b: str = "float32"
+    sum: str = "float32"
+    depth: int = 1
+    cost: float = 0.5
+    latency: float = 4.0
+    scratch: int = 0
+
+    @property
+    def lane_bytes(self) -> int:
+        """Bytes of B that a lane takes in one step."""
+        return self.depth * itemsize(self.b)
+
+    def steps(self, length: Dim) -> Dim:
+        """Steps that a run of A of this length takes."""
+        return ceildiv(known(length), self.depth) if self.depth > 1 else length
+
+    def element(self, kb: KernelBuilder, a: Expr, at: Dim, count: int, lanes: int) -> Expr:
+        """`count` (at most `depth`) elements of A in all lanes."""
+        return splat(kb.load(a, at), lanes)
+
+    def column(self, kb: KernelBuilder, b: Expr, at: Dim, lanes: int) -> Expr:
+        """The elements of B for `lanes` columns."""
+        return kb.load(b, at, lanes * self.depth)
+
+    def accumulate(self, total: Expr, element: Expr, column: Expr, lanes: int) -> Expr:
+        """The sums after this step."""
+        return total + element * column
+
+
+F32 = Arithmetic()
 
 
 @dataclass(frozen=True)
 class RegisterTile:
-    """`rows` x `vectors` accumulators of `lanes` float32; a panel of B is `vectors * lanes` columns wide."""
+    """`rows` x `vectors` accumulators of `lanes` elements; a panel of B is `vectors * lanes` columns wide."""
 
     rows: int
     vectors: int
     lanes: int
+    arithmetic: Arithmetic = field(default=F32, repr=False)
 
     @property
     def panel(self) -> int:
@@ -53,17 +98,17 @@ class RegisterTile:
     def fits(self, target: Target) -> bool:
         """Whether accumulators, one row of B and a broadcast stay in registers."""
         held = self.vectors + 1 if self.vectors > 1 else 1
-        return self.rows * self.vectors + held <= target.registers
+        return self.rows * self.vectors + held + self.arithmetic.scratch <= target.registers
 
     def cycles(self, far: bool = False) -> float:
-        """Cycles per step of k: two multiply-adds, two loads, and a chain of four cycles through each accumulator.
+        """Cycles per step: the work on accumulators, two loads a cycle, and the chain through each accumulator.
 
         `far`: panels do not stay in L1, so that a row of one comes from L2.
         """
-        work = self.rows * self.vectors / 2
+        work = self.rows * self.vectors * self.arithmetic.cost
         loads = (self.rows + self.vectors) / 2
-        fetch = 4 * self.panel / L2_BYTES_PER_CYCLE if far else 0.0
-        return max(work, loads, fetch, 4.0) + 0.2
+        fetch = self.arithmetic.lane_bytes * self.panel / L2_BYTES_PER_CYCLE if far else 0.0
+        return max(work, loads, fetch, self.arithmetic.latency) + 0.2
 
 
 @dataclass(frozen=True)
@@ -85,7 +130,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Panels:
-    """A panel of B: its first element in a flat view, the elements from one k to the next, and how many k ahead
+    """A panel of B: its first element in a flat view, the elements from one step to the next, and how many steps ahead
     it is fetched into L2 (0: not)."""
 
     view: Expr
@@ -104,25 +149,27 @@ def register_tile(
     store: Callable[[int, int, Expr], None],
 ) -> None:
     """Emits one tile with as many rows as `rows` has, then `store(row, vector, value)` for each accumulator."""
-    lanes, count = tile.lanes, len(rows.offsets)
-    acc = kb.local(count * tile.panel)
+    lanes, count, kind = tile.lanes, len(rows.offsets), tile.arithmetic
+    acc = kb.local(count * tile.panel, kind.sum)
 
     def at(i: int, j: int) -> int:
         return (i * tile.vectors + j) * lanes
 
     for i in range(count):
         for j in range(tile.vectors):
-            kb.store(acc, at(i, j), splat(0.0, lanes), lanes)
+            kb.store(acc, at(i, j), splat(tirx.const(0, kind.sum), lanes), lanes)
 
-    def step(a_at: Dim, k: Dim) -> None:
+    def step(a_at: Dim, k: Dim, depth: int) -> None:
         if b.ahead:
-            for j in range(0, tile.panel, LINE):
+            for j in range(0, tile.panel * kind.depth, LINE_BYTES // itemsize(kind.b)):
                 kb.prefetch(b.view, b.base + ((k + b.ahead) * b.pitch + j), locality=2)
-        columns = [kb.load(b.view, b.base + (k * b.pitch + j * lanes), lanes) for j in range(tile.vectors)]
+        at_columns = [b.base + (k * b.pitch + j * lanes * kind.depth) for j in range(tile.vectors)]
+        columns = [kind.column(kb, b.view, place, lanes) for place in at_columns]
         for i, offset in enumerate(rows.offsets):
-            element = splat(kb.load(a, a_at + offset), lanes)
+            element = kind.element(kb, a, a_at + offset, depth, lanes)
             for j in range(tile.vectors):
-                kb.store(acc, at(i, j), kb.load(acc, at(i, j), lanes) + element * columns[j], lanes)
+                total = kind.accumulate(kb.load(acc, at(i, j), lanes), element, columns[j], lanes)
+                kb.store(acc, at(i, j), total, lanes)
 
     def walk(level: int, a_at: Dim, done: Dim) -> None:
         if level < len(run.outer):
@@ -130,9 +177,12 @@ def register_tile(
             with kb.loop(extent, f"t{level}") as t:
                 walk(level + 1, a_at + t * stride, done * extent + t)
             return
-        start = done * run.length
-        with kb.loop(run.length, "k") as k:
-            step(a_at + k * run.step, start + k)
+        length = known(run.length)
+        start, whole = done * kind.steps(length), floordiv(length, kind.depth) if kind.depth > 1 else length
+        with kb.loop(whole, "k") as k:
+            step(a_at + k * (run.step * kind.depth), start + k, kind.depth)
+        if kind.depth > 1 and length % kind.depth:
+            step(a_at + whole * kind.depth, start + whole, length % kind.depth)
 
     walk(0, rows.base, i64(0))
     for i in range(count):
@@ -222,7 +272,7 @@ def tile_to_output(
     def spilled() -> None:
         """The number of columns is known only now: through the stack, in pieces of widths that are."""
         rest = kb.let(columns - panel * tile.panel, "rest")
-        spill = kb.local(len(rows.offsets) * tile.panel, name="spill")
+        spill = kb.local(len(rows.offsets) * tile.panel, tile.arithmetic.sum, name="spill")
         for (i, j), value in sums.items():
             kb.store(spill, (i * tile.vectors + j) * tile.lanes, value, tile.lanes)
         with kb.loop(len(rows.offsets), "i") as i:
@@ -246,36 +296,38 @@ def _equal(a: Expr, b: int) -> Expr:
 
 
 @lru_cache(maxsize=4096)
-def tiles(rows: int | None, columns: int, depth: int, target: Target, most_rows: int = 16) -> tuple[RegisterTile, ...]:
-    """Register tiles for a matrix of `rows` (None: many, unknown) x `columns` with `depth` steps of k, the cheapest by
-    estimate first."""
+def tiles(
+    rows: int | None, columns: int, depth: int, target: Target, most_rows: int = 16, arithmetic: Arithmetic = F32
+) -> tuple[RegisterTile, ...]:
+    """Register tiles for a matrix of `rows` (None: many, unknown) x `columns` with `depth` products a sum, the cheapest
+    by estimate first."""
     found: dict[RegisterTile, float] = {}
     whole, columns = max(1, rows) if rows is not None else 1 << 12, max(1, columns)
     for vectors in range(1, min(6, -(-columns // target.lanes)) + 1):
-        far = is_far(vectors * target.lanes, depth, target)
+        far = is_far(RegisterTile(1, vectors, target.lanes, arithmetic), depth, target)
         for most in range(1, min(most_rows, whole) + 1):
             blocks = -(-whole // most)
-            tile = RegisterTile(-(-whole // blocks), vectors, target.lanes)
+            tile = RegisterTile(-(-whole // blocks), vectors, target.lanes, arithmetic)
             if tile.fits(target):
                 found[tile] = estimate(tile, whole, columns, far)
     return tuple(sorted(found, key=lambda t: (found[t], -t.rows)))
 
 
-def is_far(panel: int, depth: int, target: Target) -> bool:
-    """Whether a panel takes more than half of L1."""
-    return 4 * panel * depth > target.l1 // 2
+def is_far(tile: RegisterTile, depth: int, target: Target) -> bool:
+    """Whether a panel of `depth` products a sum takes more than half of L1."""
+    return itemsize(tile.arithmetic.b) * tile.panel * depth > target.l1 // 2
 
 
 def steps_ahead(tile: RegisterTile, b_bytes: int, target: Target) -> int:
-    """How many steps of k ahead to fetch panels of a B of this size: none if B fits L2."""
-    return AHEAD_BYTES // (4 * tile.panel) if b_bytes > target.l2 // 2 else 0
+    """How many steps ahead to fetch panels of a B of this size: none if B fits L2."""
+    return AHEAD_BYTES // (tile.arithmetic.lane_bytes * tile.panel) if b_bytes > target.l2 // 2 else 0
 
 
 def estimate(tile: RegisterTile, rows: int, columns: int, far: bool) -> float:
     """Cycles per step of k over a whole matrix."""
     full, rest = divmod(rows, tile.rows)
     per_panel = full * tile.cycles(far)
-    per_panel += RegisterTile(rest, tile.vectors, tile.lanes).cycles(far) if rest else 0.0
+    per_panel += replace(tile, rows=rest).cycles(far) if rest else 0.0
     return -(-columns // tile.panel) * per_panel
 
 

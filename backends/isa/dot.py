@@ -1,0 +1,90 @@
+"""Dot products of u8 and s8 in each lane of a vector, summed in int32: exact on every x86-64 level.
+
+`dot4` is vpdpbusd (AVX512-VNNI, AVX-VNNI): four products a lane. `dot2` is pmaddwd on operands widened to 16 bits: two
+products a lane. pmaddubsw, which would take bytes before VNNI, saturates its sums at 16 bits and is not used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tvm import tirx
+
+from ..kernels.builder import Dim, Expr, KernelBuilder, splat
+from ..kernels.tile import Arithmetic
+from ..target import Target
+
+_MADD = {4: "llvm.x86.sse2.pmadd.wd", 8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"}
+"""pmaddwd by int32 lanes."""
+
+
+def dot4(total: Expr, a: Expr, b: Expr, lanes: int) -> Expr:
+    """`total + Σ a[i] b[i]` over the four bytes of each lane; all int32 x `lanes`, `a` of u8, `b` of s8."""
+    quads = tirx.reinterpret(f"uint8x{4 * lanes}", a), tirx.reinterpret(f"int8x{4 * lanes}", b)
+    return tirx.call_llvm_pure_intrin(f"int32x{lanes}", f"llvm.x86.avx512.vpdpbusd.{32 * lanes}", total, *quads)
+
+
+def dot2(total: Expr, a: Expr, b: Expr, lanes: int) -> Expr:
+    """`total + Σ a[i] b[i]` over the two int16 of each lane; `a`, `b` int16 x 2 `lanes`."""
+    return total + tirx.call_llvm_pure_intrin(f"int32x{lanes}", _MADD[lanes], a, b)
+
+
+def bytes_of(kb: KernelBuilder, a: Expr, at: Dim, count: int) -> Expr:
+    """`count` (1 to 4) consecutive bytes of a u8 view as the low bytes of an int32; reads nothing beyond them."""
+    if count == 4:
+        return tirx.reinterpret("int32", kb.load(a, at, 4))
+    if count == 3:
+        return bytes_of(kb, a, at, 2) | (tirx.Cast("int32", kb.load(a, at + 2)) << tirx.const(16, "int32"))
+    if count == 2:
+        return tirx.Cast("int32", tirx.reinterpret("uint16", kb.load(a, at, 2)))
+    return tirx.Cast("int32", kb.load(a, at))
+
+
+@dataclass(frozen=True)
+class Dot4(Arithmetic):
+    """vpdpbusd: four products a step, as many instructions as float32 needs for one."""
+
+    a: str = "uint8"
+    b: str = "int8"
+    sum: str = "int32"
+    depth: int = 4
+    latency: float = 5.0
+
+    def element(self, kb: KernelBuilder, a: Expr, at: Dim, count: int, lanes: int) -> Expr:
+        return splat(bytes_of(kb, a, at, count), lanes)
+
+    def accumulate(self, total: Expr, element: Expr, column: Expr, lanes: int) -> Expr:
+        return dot4(total, element, column, lanes)
+
+
+@dataclass(frozen=True)
+class Dot2(Arithmetic):
+    """pmaddwd: two products a step, in a multiply and an add. Both operands are widened in registers."""
+
+    a: str = "uint8"
+    b: str = "int8"
+    sum: str = "int32"
+    depth: int = 2
+    cost: float = 1.0
+    latency: float = 1.0
+    scratch: int = 1
+
+    def element(self, kb: KernelBuilder, a: Expr, at: Dim, count: int, lanes: int) -> Expr:
+        if count == 2:
+            pairs = splat(tirx.reinterpret("uint16", kb.load(a, at, 2)), lanes)
+            return tirx.Cast(f"int16x{2 * lanes}", tirx.reinterpret(f"uint8x{2 * lanes}", pairs))
+        return tirx.reinterpret(f"int16x{2 * lanes}", splat(bytes_of(kb, a, at, 1), lanes))
+
+    def column(self, kb: KernelBuilder, b: Expr, at: Dim, lanes: int) -> Expr:
+        return tirx.Cast(f"int16x{2 * lanes}", kb.load(b, at, 2 * lanes))
+
+    def accumulate(self, total: Expr, element: Expr, column: Expr, lanes: int) -> Expr:
+        return dot2(total, element, column, lanes)
+
+
+def arithmetic(target: Target) -> Arithmetic:
+    """The fastest exact u8 x s8 dot product of a target."""
+    wide = target.lanes == 16
+    if target.has("avx512vnni") if wide else target.has("avxvnni"):
+        return Dot4()
+    return Dot2(cost=1.0 if wide else 0.67)
