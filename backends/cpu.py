@@ -6,16 +6,21 @@ from collections.abc import Iterator
 
 from ..compiler.errors import OptcError, UnsupportedError
 from ..compiler.ir import Graph, Node, Value
+from ..compiler.ops import quantize as quantization
 from ..compiler.ops.base import attr_str, op_of
 from ..compiler.types import Dim, free_symbols
 from ..passes.base import Pass
+from ..passes.fusion.dequantize import DequantizeAtReaders
 from ..passes.fusion.expand import ExpandFused
 from ..passes.layout import ChannelsLast
 from ..passes.pipelines import OPTIMIZE
+from ..passes.quantization.integers import IntegerProducts
 from ..passes.recurrent import PackRecurrent
+from ..passes.rewrite import Rewrite
 from ..passes.regions import Region, partition
 from ..passes.scan_axes import ScanAxes
 from ..passes.simplify.dead_code import DeadCode
+from ..passes.simplify.fold import FoldConstants
 from ..passes.tails import DuplicateTails
 from .assumptions import Pair, assumptions
 from .base import C_OPS, INDEX_DEFINITIONS, KERNEL_BUILDERS
@@ -31,8 +36,12 @@ PIPELINE: tuple[Pass, ...] = (
     *OPTIMIZE,
     PackRecurrent(),
     ChannelsLast(),
+    Rewrite(("sink-dequantize",)),
+    IntegerProducts(),
+    FoldConstants(dequantize=True),
     DeadCode(),
     ExpandFused(keep=("optc.MatMul",), keep_regular=True),
+    DequantizeAtReaders(),
 )
 """The passes this backend wants before `lower`."""
 
@@ -70,7 +79,7 @@ class _Lowering:
 
     def graph_steps(self, graph: Graph) -> Steps:
         steps: Steps = []
-        for region in partition(graph, self.is_pointwise, has_template):
+        for region in partition(graph, self.is_pointwise, has_template, free=self.is_free, gather=self.is_gather):
             steps.extend(self.checks(region))
             steps.extend(self.region_steps(region))
         return steps
@@ -88,7 +97,17 @@ class _Lowering:
             yield Check(region.name, fresh)
 
     def is_pointwise(self, node: Node) -> bool:
-        return op_of(node).pointwise and node.op in INDEX_DEFINITIONS and bool(_known_shapes(node))
+        plain = quantization.broadcasts(node) if node.op in quantization.OPS else op_of(node).pointwise
+        return plain and node.op in INDEX_DEFINITIONS and _known_shapes(node)
+
+    def is_free(self, node: Node) -> bool:
+        """Reading a byte as a float is no more work than reading it."""
+        return node.op == "DequantizeLinear" and node.operand(0).type.dtype.itemsize == 1 and self.is_pointwise(node)
+
+    def is_gather(self, node: Node) -> bool:
+        """A Resize of bytes: its floats are never stored."""
+        maker = node.operand(0).producer if node.op == "Resize" else None
+        return maker is not None and self.is_free(maker) and _known_shapes(node)
 
     def region_steps(self, region: Region) -> Iterator[Step]:
         node = region.last

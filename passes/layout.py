@@ -76,8 +76,9 @@ def to_channels_last(graph: Graph, node: Node) -> bool:
 def is_weight(value: Value) -> bool:
     """A constant, or one that is stored quantized."""
     maker = value.producer
-    quantized = maker is not None and maker.op == "DequantizeLinear"
-    return value.is_constant or (quantized and all(v is None or v.is_constant for v in maker.inputs))
+    if maker is None or maker.op != "DequantizeLinear":
+        return value.is_constant
+    return all(v is None or v.is_constant for v in maker.inputs)
 
 
 def _sub_pixel(graph: Graph, node: Node) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ..compiler.ir import Attr, Graph, Node, Value
-from ..compiler.ops.base import op_of
+from ..compiler.ops.base import attr_int, axis_of, op_of
 from ..compiler.types import TensorType
 
 Perm = tuple[int, ...]
@@ -106,14 +106,20 @@ def _before(graph: Graph, value: Value, perm: Perm, at: Node) -> Value:
 def _pointwise(graph: Graph, node: Node, perm: Perm) -> tuple[Node, list[Perm]] | None:
     if any(v.type.shape is None or v.type.rank != len(perm) for v in node.outputs):
         return None
-    axis = node.attrs.get("axis")
-    attrs = dict(node.attrs)
-    if isinstance(axis, int):  # QuantizeLinear and its kin: the other operands are per axis, not broadcast
-        if node.operand(1).type.rank > 0:
-            return None
-        attrs.pop("axis")
     inputs = [None if v is None else _before(graph, v, perm, node) for v in node.inputs]
-    return _emit(graph, node, inputs, attrs), [perm] * len(node.outputs)
+    return _emit(graph, node, inputs, node.attrs), [perm] * len(node.outputs)
+
+
+def _affine(graph: Graph, node: Node, perm: Perm) -> tuple[Node, list[Perm]] | None:
+    """QuantizeLinear and DequantizeLinear: scale and zero point are per tensor or along `axis`."""
+    x, scale = node.operand(0), node.operand(1)
+    if x.type.shape is None or scale.type.shape is None or scale.type.rank > 1:
+        return None
+    attrs = dict(node.attrs)
+    if scale.type.rank == 1:
+        attrs["axis"] = perm[axis_of(node, attr_int(node, "axis", 1), len(perm))]
+    inputs = [_before(graph, x, perm, node), *node.inputs[1:]]
+    return _emit(graph, node, inputs, attrs), [perm]
 
 
 def _first_only(graph: Graph, node: Node, perm: Perm, attrs: dict[str, Attr]) -> Node | None:
@@ -238,6 +244,8 @@ _MOVERS: dict[str, Mover] = {
     "Slice": _slice,
     "Resize": _resize,
     "Squeeze": _squeeze,
+    "QuantizeLinear": _affine,
+    "DequantizeLinear": _affine,
 } | {f"Reduce{name}": _reduce for name in _REDUCTIONS}
 
 

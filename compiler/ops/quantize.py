@@ -8,6 +8,9 @@ from ..ir import Node
 from ..types import DType, TensorType
 from .base import Op, attr_dtype, attr_int, axis_of, dtype_of, fail, register, shape_of, type_of
 
+OPS = frozenset(("QuantizeLinear", "DequantizeLinear"))
+"""The two that go by a scale and a zero point given to them."""
+
 
 def _check_parameters(node: Node) -> None:
     """Raises ShapeError if the scale is neither a scalar, nor one a slice along `axis`, nor one a block."""
@@ -42,6 +45,8 @@ def broadcasts(node: Node) -> bool:
 class QuantizeLinear(Op):
     """x, y_scale, y_zero_point: saturated round(x / scale) + zero point, of the zero point's dtype (default u8)."""
 
+    pointwise = True
+
     def infer(self, node: Node) -> Sequence[TensorType]:
         _check_parameters(node)
         default = DType.U8 if node.input(2) is None else dtype_of(node, 2)
@@ -51,6 +56,8 @@ class QuantizeLinear(Op):
 @register
 class DequantizeLinear(Op):
     """x, x_scale, x_zero_point: (x - zero point) * scale, of the scale's dtype."""
+
+    pointwise = True
 
     def infer(self, node: Node) -> Sequence[TensorType]:
         _check_parameters(node)

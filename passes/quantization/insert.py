@@ -1,7 +1,7 @@
-"""Writes a quantization into a graph: QuantizeLinear and DequantizeLinear around values, weights and biases as integers.
+"""Writes a quantization into a graph: Q and DQ around activations, weights and biases as integers before a DQ.
 
-The result is standard QDQ ONNX (activations u8 per tensor, weights s8 symmetric per output channel, biases int32), which
-ONNX Runtime, OpenVINO and TensorRT read as well as our own backend.
+The result is standard QDQ ONNX (activations u8 per tensor, weights s8 symmetric per output channel, biases int32),
+which ONNX Runtime, OpenVINO and TensorRT read as well as our own backend.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...compiler.ir import Attr, Graph, Loc, Node, Value
+from .integers import dequantized
 from .placement import Placement
 
 _BIAS_LIMIT = 2**30
@@ -63,7 +64,7 @@ def round_to(array: np.ndarray, scale: np.ndarray, axis: int) -> np.ndarray:
     """`array` in steps of `scale` along `axis`, as s8 within [-127, 127]."""
     shape = [1] * array.ndim
     shape[axis] = -1
-    return np.clip(np.rint(array / scale.reshape(shape)), -127, 127).astype(np.int8)
+    return np.asarray(np.clip(np.rint(array / scale.reshape(shape)), -127, 127), np.int8)
 
 
 def insert(
@@ -73,9 +74,9 @@ def insert(
     for value in placement.values:
         _quantize_value(graph, value, placement, grids[value])
     for node in placement.layers:
-        x = node.operand(0).producer
-        assert x is not None and x.op == "DequantizeLinear"
-        scale = np.asarray(x.operand(1).data)
+        x = dequantized(node.operand(0))
+        assert x is not None
+        scale = x.scale[0]
         chosen = (weights or {}).get(node) or rounded_weights(node, float(scale))
         _quantize_weights(graph, node, chosen, scale)
 
@@ -88,7 +89,8 @@ def _quantize_value(graph: Graph, value: Value, placement: Placement, grid: Affi
     loc = Loc((f"{value.name}_quantize",))
     q = graph.emit("QuantizeLinear", [value, scale, zero], names=[f"{value.name}_quantized"], before=after, loc=loc)
     loc = Loc((f"{value.name}_dequantize",))
-    d = graph.emit("DequantizeLinear", [q.output, scale, zero], names=[f"{value.name}_dequantized"], before=after, loc=loc)
+    names = [f"{value.name}_dequantized"]
+    d = graph.emit("DequantizeLinear", [q.output, scale, zero], names=names, before=after, loc=loc)
     for use in uses:
         if isinstance(use.user, Node):
             graph.set_input(use.user, use.slot, d.output)
@@ -101,12 +103,12 @@ def _first_after(graph: Graph, value: Value) -> Node | None:
     return value.producer._next
 
 
-def _quantize_weights(graph: Graph, node: Node, weights: Weights, activation_scale: np.ndarray) -> None:
+def _quantize_weights(graph: Graph, node: Node, weights: Weights, activation_scale: np.floating) -> None:
     name = node.operand(1).name
     graph.set_input(node, 1, _dequantize(graph, node, name, weights.data, weights.scale, channel_axis(node)))
     bias = node.input(2)
     if bias is not None and bias.data is not None and bias.data.size == weights.scale.size:
-        step = (activation_scale.astype(np.float32) * weights.scale).astype(np.float32)
+        step = (np.float32(activation_scale) * weights.scale).astype(np.float32)
         units = np.rint(bias.data.astype(np.float64).reshape(-1) / step)
         data = np.clip(units, -(2**31), 2**31 - 1).astype(np.int32)
         graph.set_input(node, 2, _dequantize(graph, node, bias.name, data, step, 0))

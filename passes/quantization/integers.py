@@ -72,14 +72,14 @@ class Layer:
     @property
     def scale(self) -> np.ndarray:
         """What a unit of the sum is worth: f32 [channels]."""
-        return np.broadcast_to(self.x.scale * self.w.scale, (self.channels,)).astype(np.float32)
+        return np.array(np.broadcast_to(self.x.scale * self.w.scale, (self.channels,)), np.float32)
 
     @property
     def sums(self) -> np.ndarray:
         """The sum of each output channel's weights, int64."""
         weights = self.weights.astype(np.int64)
         axes = tuple(range(1, weights.ndim)) if self.node.op == "optc.Conv" else tuple(range(weights.ndim - 1))
-        return weights.sum(axes)
+        return np.asarray(np.sum(weights, axes), np.int64)
 
     def integer_bias(self) -> np.ndarray:
         """int32 [channels]: the bias in units of the sum, and what the activation's zero point adds, taken off."""
@@ -88,7 +88,8 @@ class Layer:
         if self.bias is not None:
             bias = np.rint(self.bias.astype(np.float64) / self.scale)
         bias = np.clip(bias, limits.min, limits.max).astype(np.int64)
-        return (bias - int(self.x.zero_point[0]) * self.sums).astype(np.int32)  # sums are modulo 2^32 anyway
+        total = bias - int(self.x.zero_point[0]) * self.sums
+        return np.asarray(total.astype(np.int32))  # sums are modulo 2^32 anyway
 
 
 def layer_of(node: Node) -> Layer | None:
@@ -98,7 +99,7 @@ def layer_of(node: Node) -> Layer | None:
     x, w = dequantized(node.input(0)), dequantized(node.input(1))
     if x is None or w is None or w.data.data is None or x.data.type.rank < 2:
         return None
-    if x.data.type.dtype is not DType.U8 or w.data.type.dtype is not DType.I8 or x.scale.size != 1 or w.zero_point.any():
+    if (x.data.type.dtype, w.data.type.dtype) != (DType.U8, DType.I8) or x.scale.size != 1 or w.zero_point.any():
         return None
     if node.op != "optc.Conv" and w.data.type.rank != 2:
         return None

@@ -17,7 +17,7 @@ import networkx as nx
 from ...compiler.ir import Graph, Node, Use, Value
 from ...compiler.ops.base import op_of
 from ...compiler.types import DType
-from ..facts import same_shape
+from ..regions import partition
 
 SAME_SCALE = frozenset(
     {
@@ -67,11 +67,16 @@ def place(graph: Graph, float_layers: Collection[str] = ()) -> Placement:
     return _Placer(graph, layers).place()
 
 
+def _is_pointwise(node: Node) -> bool:
+    return op_of(node).pointwise and all(v.type.shape is not None for v in node.outputs)
+
+
 class _Placer:
     def __init__(self, graph: Graph, layers: list[Node]) -> None:
         self.graph, self.layers = graph, layers
         self.is_layer = set(layers)
-        self.order = {node: i for i, node in enumerate(graph.nodes)}
+        regions = partition(graph, _is_pointwise, lambda node: node in self.is_layer or node.op in _MEAN)
+        self.region = {node: region for region in regions for node in region.nodes}
         self.born = self._born()
         self.read = self._read()
 
@@ -106,20 +111,9 @@ class _Placer:
         return any(not isinstance(u, Node) or not (u in self.is_layer or self._friendly(u)) for u in users)
 
     def _in_registers(self, value: Value) -> bool:
-        """A kernel hands it from its sum to the next pointwise op without storing it."""
-        user, producer = value.single_user, value.producer
-        if user is None or producer is None or user in self.is_layer or not op_of(user).pointwise:
-            return False
-        if not (producer in self.is_layer or op_of(producer).pointwise) or not same_shape(value.type, user.outputs[0].type):
-            return False
-        rivals = [v for v in user.inputs if v is not None and v is not value and self._could_join(v, user)]
-        return all(self.order[producer] > self.order[v.producer] for v in rivals if v.producer is not None)
-
-    def _could_join(self, value: Value, user: Node) -> bool:
-        maker = value.producer
-        if maker is None or value.single_user is None or not same_shape(value.type, user.outputs[0].type):
-            return False
-        return maker in self.is_layer or op_of(maker).pointwise
+        """A kernel hands it from its sum to the pointwise ops behind it without storing it."""
+        own = self.region.get(value.producer) if value.producer is not None else None
+        return own is not None and all(isinstance(u.user, Node) and self.region.get(u.user) is own for u in value.uses)
 
     def _born(self) -> set[Value]:
         """What comes from a convolution by ops that can carry 8 bits."""
