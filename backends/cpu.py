@@ -16,8 +16,8 @@ from ..passes.layout import ChannelsLast
 from ..passes.pipelines import OPTIMIZE
 from ..passes.quantization.integers import IntegerProducts
 from ..passes.recurrent import PackRecurrent
-from ..passes.rewrite import Rewrite
 from ..passes.regions import Region, partition
+from ..passes.rewrite import Rewrite
 from ..passes.scan_axes import ScanAxes
 from ..passes.simplify.dead_code import DeadCode
 from ..passes.simplify.fold import FoldConstants

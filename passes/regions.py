@@ -2,12 +2,14 @@
 
 Nodes are taken from the end. A region starts at a node nobody has taken and absorbs a producer when all readers of the
 producer lie in the region (so nothing is computed twice and the region stays convex) and both work on the same
-elements. At most one anchor joins, as the producer of what the rest computes.
+elements. At most one anchor joins, as the producer of what the rest computes. A producer that is free, as converting a
+byte to a float is, may be smaller than what it is broadcast to, and may feed a gather (Resize...), which then takes the
+anchor's place: it reads its operand wherever it likes, so what is computed there must cost nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from ..compiler.ir import Graph, Node, Value
@@ -48,12 +50,28 @@ class Region:
         return tuple(dict.fromkeys(v for n in self.nodes for v in n.inputs if v is not None and v not in made))
 
 
-def partition(graph: Graph, is_pointwise: Absorbs, takes_epilogue: Absorbs) -> list[Region]:
+def _nothing(_: Node) -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class _Kinds:
+    pointwise: Absorbs
+    anchor: Absorbs
+    free: Absorbs
+    gather: Absorbs
+
+
+def partition(
+    graph: Graph, pointwise: Absorbs, anchor: Absorbs, *, free: Absorbs = _nothing, gather: Absorbs = _nothing
+) -> list[Region]:
     """The regions of a graph, in an order in which they can run.
 
-    `is_pointwise(node)`: the node may be computed element by element inside a region. `takes_epilogue(node)`: the
-    node has a template that lets pointwise nodes follow in registers.
+    What a backend makes of a node: `pointwise`: it may be computed element by element inside a region. `anchor`: it has
+    a template that lets pointwise nodes follow in registers. `free`: it is pointwise and costs nothing wherever it is
+    read. `gather`: each element is an expression of operand 0 at computed indices, and pointwise nodes may follow.
     """
+    kinds = _Kinds(pointwise, anchor, free, gather)
     order = {node: position for position, node in enumerate(graph.nodes)}
     taken: set[Node] = set()
     regions: list[Region] = []
@@ -61,57 +79,67 @@ def partition(graph: Graph, is_pointwise: Absorbs, takes_epilogue: Absorbs) -> l
         if node in taken:
             continue
         own = {node}
-        anchor = node if takes_epilogue(node) else None
-        if is_pointwise(node) and len(node.outputs) == 1:
-            anchor = _grow(node, own, taken, order, is_pointwise, takes_epilogue)
+        head = node if anchor(node) or gather(node) else None
+        if pointwise(node) and len(node.outputs) == 1:
+            head = _grow(node, own, taken, order, kinds)
+        if head is not None and gather(head):
+            own |= {p for p in _producers([head], order) - taken if free(p) and _only_read_by(p, own, None)}
         taken |= own
-        regions.append(Region(tuple(sorted(own, key=order.__getitem__)), anchor))
+        start = head if head is not None and anchor(head) else None
+        regions.append(Region(tuple(sorted(own, key=order.__getitem__)), start))
     regions.reverse()
     return regions
 
 
-def _grow(
-    sink: Node,
-    own: set[Node],
-    taken: set[Node],
-    order: dict[Node, int],
-    is_pointwise: Absorbs,
-    takes_epilogue: Absorbs,
-) -> Node | None:
+def _producers(nodes: Iterable[Node], order: dict[Node, int]) -> set[Node]:
+    """What makes the operands of nodes, in the same graph."""
+    return {v.producer for n in nodes for v in n.inputs if v is not None and v.producer in order}
+
+
+def _grow(sink: Node, own: set[Node], taken: set[Node], order: dict[Node, int], kinds: _Kinds) -> Node | None:
+    """Adds to `own` what the region that ends in `sink` absorbs; returns the anchor or gather it starts with."""
     shape = sink.output.type.dims
-    anchor: Node | None = None
+    head: Node | None = None
     found = True
     while found:
         found = False
-        producers = {v.producer for n in own for v in n.inputs if v is not None and v.producer is not None}
-        for producer in sorted((p for p in producers if p not in own), key=lambda p: order.get(p, -1), reverse=True):
-            if producer not in order or producer in taken or not _only_read_by(producer, own, anchor):
+        fresh = _producers(own - {head}, order) - own - taken
+        for producer in sorted(fresh, key=order.__getitem__, reverse=True):
+            if not _only_read_by(producer, own, head):
                 continue
-            if not _same_shape(producer.outputs[0].type.shape, shape):
+            made = producer.outputs[0].type.shape
+            if not (_fits(made, shape) if kinds.free(producer) else _same_shape(made, shape)):
                 continue
-            if is_pointwise(producer) and len(producer.outputs) == 1:
-                if anchor is None or order[producer] > order[anchor]:  # the anchor stays first
+            if kinds.pointwise(producer) and len(producer.outputs) == 1:
+                if head is None or order[producer] > order[head]:  # the anchor stays first
                     own.add(producer)
                     found = True
-            elif anchor is None and takes_epilogue(producer) and _follows(producer, own, order):
+            elif head is None and (kinds.anchor(producer) or kinds.gather(producer)) and _follows(producer, own, order):
                 own.add(producer)
-                anchor = producer
+                head = producer
                 found = True
-    return anchor
+    return head
 
 
-def _only_read_by(producer: Node, own: set[Node], anchor: Node | None) -> bool:
-    """All uses lie in the region (what the anchor reads is no part of it); only the first output is used at all."""
+def _only_read_by(producer: Node, own: set[Node], head: Node | None) -> bool:
+    """All uses lie in the region (what its head reads is no part of it); only the first output is used at all."""
     if any(v.uses for v in producer.outputs[1:]):
         return False
     uses = producer.outputs[0].uses
-    return bool(uses) and all(u.user in own and u.user is not anchor for u in uses)
+    return bool(uses) and all(u.user in own and u.user is not head for u in uses)
 
 
-def _follows(anchor: Node, own: set[Node], order: dict[Node, int]) -> bool:
-    """Every node of the region comes after the anchor, so nothing the anchor needs waits for the region."""
-    return all(order[n] > order[anchor] for n in own)
+def _follows(head: Node, own: set[Node], order: dict[Node, int]) -> bool:
+    """Every node of the region comes after its head, so nothing the head needs waits for the region."""
+    return all(order[n] > order[head] for n in own)
 
 
 def _same_shape(a: Shape | None, b: Sequence[object]) -> bool:
     return a is not None and len(a) == len(b) and all(same_dim(x, y) for x, y in zip(a, b, strict=True))
+
+
+def _fits(small: Shape | None, big: Sequence[object]) -> bool:
+    """Whether broadcasting makes the one shape of the other."""
+    if small is None or len(small) > len(big):
+        return False
+    return all(d == 1 or same_dim(d, e) for d, e in zip(reversed(small), reversed(big), strict=False))

@@ -8,6 +8,7 @@ from typing import Any
 from tvm import tirx
 
 from ...compiler.ir import Node, Value
+from ...compiler.ops import quantize as quantization
 from ...compiler.types import DType, same_dim
 from . import exprs
 from .builder import Expr, buffer, i64, splat
@@ -15,7 +16,6 @@ from .dims import DimVars
 from .index.base import element_expr
 
 _IN_REGISTERS = frozenset((DType.F32, DType.I32, DType.U8, DType.I8))
-QUANTIZATION = frozenset(("QuantizeLinear", "DequantizeLinear"))
 
 
 class NodeEpilogue:
@@ -113,7 +113,7 @@ class NodeEpilogue:
                     known[operand] = load if _is_number(operand) else name(load, "operand")
                 args.append(None if operand is None else known[operand])
             known[node.outputs[0]] = name(element_expr(node, args), "result")
-        if any(n.op in QUANTIZATION for n in self.nodes):
+        if any(n.op in quantization.OPS for n in self.nodes):
             named = [(var, exprs.products_rounded(expr)) for var, expr in named]
         result = known[self._result]
         for var, expr in reversed(named):

@@ -16,13 +16,13 @@ import tvm
 from tvm import sym, tirx
 
 from ...compiler.ir import Node, Value
+from ...compiler.ops import quantize as quantization
 from ...compiler.types import Dim, Shape
 from ..target import Target
 from . import exprs
 from .builder import KernelBuilder, buffer, i64, static
 from .compose import SCALAR_BYTES, Guard, Scope, linear
 from .dims import DimVars
-from .epilogue import QUANTIZATION
 from .index import load_all
 from .nest import Axis, Nest, Store
 
@@ -136,7 +136,7 @@ class _Group:
             if not any(isinstance(d, int) and d == 0 for d in shape):
                 self._emit_shape(shape, numbers, parallel)
         func = self.kb.finish([*self.params.values(), *self.results, *self.dims.vars])
-        if any(n.op in QUANTIZATION for n in self.nodes):
+        if any(n.op in quantization.OPS for n in self.nodes):
             func = func.with_body(exprs.products_rounded(func.body))
         module = tirx.transform.ConvertSSA()(tvm.IRModule({"main": func}))
         return module["main"]
