@@ -1,7 +1,7 @@
 """From a value's distribution to the range that 8 bits span.
 
 `range_of(histogram, method)` is the one entry. Every range holds zero, and `Range.affine` gives the scale and zero
-point of a grid on which zero is exact.
+point of a grid on which zero is exact. Mask constants (histogram.HUGE) are in no range.
 """
 
 from __future__ import annotations
@@ -33,16 +33,8 @@ class Range(NamedTuple):
 
         Zero is on the grid. The scale of an empty range is 1.
         """
-        lowest, highest = _LIMITS[dtype]
-        if dtype is DType.I8:
-            span, steps = max(-self.low, self.high), highest
-        else:
-            span, steps = self.high - self.low, highest - lowest
-        if span <= 0:
-            return np.float32(1), 0
-        scale = np.float32(max(span / steps, _SMALLEST))
-        zero = 0 if dtype is DType.I8 else int(np.clip(np.rint(-self.low / float(scale)), lowest, highest))
-        return scale, zero
+        scale, zero = _grids(np.array([self.low]), np.array([self.high]), dtype)
+        return np.float32(scale[0]), int(zero[0])
 
 
 def range_of(histogram: Histogram, method: Method = "mse", dtype: DType = DType.U8) -> Range:
@@ -59,13 +51,190 @@ def range_of(histogram: Histogram, method: Method = "mse", dtype: DType = DType.
 
 
 def minmax(histogram: Histogram, dtype: DType) -> Range:
-    """All that was seen, but for mask constants."""
+    """All that was seen."""
     return Range(histogram.minimum, histogram.maximum)
 
 
 def average(histogram: Histogram, dtype: DType) -> Range:
-    """The means of the samples' least and greatest values."""
+    """The means over the samples of their least and of their greatest value: one odd sample counts little."""
     return Range(histogram.average_minimum, histogram.average_maximum)
 
 
-_CHOICES: dict[str, Callable[[Histogram, DType], Range]] = {"minmax": minmax, "average": average}
+def percentile(histogram: Histogram, dtype: DType, share: float = 99.99) -> Range:
+    """`share` percent of the values: half of the rest is clipped at each end."""
+    lower, upper, counts = histogram.bins()
+    total = counts.cumsum()
+    ends = np.array([1 - share / 100, 1 + share / 100]) / 2 * total[-1]
+    at = np.searchsorted(total, ends).clip(0, counts.size - 1)
+    part = 1 - (total[at] - ends) / counts[at]
+    low, high = lower[at] + part * (upper[at] - lower[at])
+    return Range(float(low), float(high))
+
+
+# --- entropy -----------------------------------------------------------------------------------------------------
+
+_LINEAR_BINS = 2048
+_ENTROPY_STEP = 8
+_NEARLY_EMPTY = 1e-4  # of one value
+
+
+def entropy(histogram: Histogram, dtype: DType) -> Range:
+    """The clip at which the quantized distribution diverges least from the float one (Kullback-Leibler).
+
+    As S. Migacz defines it (8-bit inference with TensorRT, GTC 2017): |x| in 2048 bins, what is clipped counts as
+    the last bin kept, each level spreads its count over the bins under it that hold something. A value without
+    negatives has 256 levels of u8, others 128 a side.
+    """
+    limit = max(-histogram.minimum, histogram.maximum)
+    if limit <= 0:
+        return Range(0.0, 0.0)
+    counts = _linear(histogram, limit)
+    counts[0] = counts[1]  # a spike at zero says nothing on where to clip
+    levels = 256 if dtype is DType.U8 and histogram.minimum >= 0 else 128
+    kept = np.arange(_LINEAR_BINS, levels - 1, -_ENTROPY_STEP)  # of equals, the widest
+    divergence = [_divergence(counts, int(n), levels) for n in kept]
+    clip = float(kept[int(np.argmin(divergence))]) / _LINEAR_BINS * limit
+    return Range(max(histogram.minimum, -clip), min(histogram.maximum, clip))
+
+
+def _linear(histogram: Histogram, limit: float) -> np.ndarray:
+    """How many |x| lie in each of 2048 equal bins from 0 to `limit`; zeros left out."""
+    lower, upper, counts = histogram.bins()
+    negative = upper <= 0
+    edges = np.linspace(0, limit, _LINEAR_BINS + 1)
+    folded = np.zeros(_LINEAR_BINS)
+    for low, high, some in (
+        (lower[~negative], upper[~negative], counts[~negative]),
+        (-upper[negative][::-1], -lower[negative][::-1], counts[negative][::-1]),
+    ):
+        found = (low > 0) | (high > 0)
+        if found.any():
+            total = some[found].cumsum()
+            at = np.stack([low[found], high[found]], 1).reshape(-1)
+            below = np.stack([total - some[found], total], 1).reshape(-1)
+            folded += np.diff(np.interp(edges, at, below))
+    return folded
+
+
+def _divergence(counts: np.ndarray, kept: int, levels: int) -> float:
+    """KL of the first `kept` bins, the tail added to the last, from the same in `levels` levels.
+
+    A bin that only the first holds counts as nearly empty in the second, as in ONNX Runtime.
+    """
+    reference = counts[:kept].copy()
+    level = np.arange(kept) * levels // kept
+    held = reference > 0
+    sums = np.bincount(level, reference, levels)
+    spread = sums / np.maximum(np.bincount(level, held, levels), 1)
+    quantized = np.where(held, spread[level], 0.0)
+    if not held.any():
+        return np.inf
+    reference[-1] += counts[kept:].sum()
+    p, q = reference[reference > 0], np.maximum(quantized[reference > 0], _NEARLY_EMPTY)
+    p, q = p / p.sum(), q / q.sum()
+    return float((p * np.log(p / q)).sum())
+
+
+# --- mean squared error ------------------------------------------------------------------------------------------
+
+_PER_OCTAVE = 32
+_NEGLIGIBLE = 2.0**-24
+"""Of the largest magnitude: what is smaller counts as zero."""
+_COARSE_TO_FINE = (
+    np.exp2(-np.arange(17)),
+    np.exp2(np.arange(-4, 5) / 4),
+    np.exp2(np.arange(-4, 5) / 16),
+    np.exp2(np.arange(-3, 4) / 64),
+)
+"""Factors tried on a limit: down to 2^-16 in octaves, then finer around the best."""
+_ENOUGH = 0.999
+"""A round that lowers the error to no less than this share of it was the last."""
+_ROUNDS = 4
+Bins = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def mse(histogram: Histogram, dtype: DType) -> Range:
+    """The range of least expected squared error, rounding and clipping taken together.
+
+    Values are taken as uniform within a bin of the histogram; the grid is the one that is used, zero point rounded.
+    """
+    bins = _weighty(histogram)
+    low, high = min(0.0, histogram.minimum), max(0.0, histogram.maximum)
+    low, high, least = _search(bins, low, high, (True, True), dtype)
+    for _ in range(_ROUNDS if dtype is DType.U8 and low < 0 < high else 0):
+        before = least
+        low, high, least = _search(bins, low, high, (False, True), dtype)
+        low, high, least = _search(bins, low, high, (True, False), dtype)
+        if least >= _ENOUGH * before:
+            break
+    return Range(low, high)
+
+
+def squared_error(histogram: Histogram, low: float, high: float, dtype: DType = DType.U8) -> float:
+    """Expected squared error of one value on the grid of this range."""
+    bins = _weighty(histogram)
+    return float(_errors(bins, np.array([low]), np.array([high]), dtype)[0] / max(histogram.count, 1))
+
+
+def _weighty(histogram: Histogram) -> Bins:
+    """Bins as coarse as the search allows, without those too near zero to matter."""
+    lower, upper, counts = histogram.bins(_PER_OCTAVE)
+    size = np.maximum(np.abs(lower), np.abs(upper))
+    held = size > _NEGLIGIBLE * size.max(initial=0.0)
+    return lower[held], upper[held], counts[held]
+
+
+def _search(bins: Bins, low: float, high: float, moves: tuple[bool, bool], dtype: DType) -> tuple[float, float, float]:
+    """(low, high, error) of the best range that `low`, `high` or both become by one factor of at most 1."""
+    factor, least = 1.0, np.inf
+    for factors in _COARSE_TO_FINE:
+        tried = np.minimum(factor * factors, 1.0)
+        still = np.ones_like(tried)
+        errors = _errors(bins, low * (tried if moves[0] else still), high * (tried if moves[1] else still), dtype)
+        best = int(np.argmin(errors))
+        factor, least = float(tried[best]), float(errors[best])
+    return low * (factor if moves[0] else 1.0), high * (factor if moves[1] else 1.0), least
+
+
+def _grids(low: np.ndarray, high: np.ndarray, dtype: DType) -> tuple[np.ndarray, np.ndarray]:
+    """(scale, zero point) of ranges that hold zero; both [ranges], the scale rounded to f32."""
+    lowest, highest = _LIMITS[dtype]
+    symmetric = dtype is DType.I8
+    span = np.maximum(-low, high) / highest if symmetric else (high - low) / (highest - lowest)
+    scale = np.where(span > 0, np.maximum(span, _SMALLEST), 1.0).astype(np.float32).astype(np.float64)
+    zero = np.zeros_like(scale) if symmetric else np.rint(-low / scale).clip(lowest, highest)
+    return scale, zero
+
+
+def _errors(bins: Bins, low: np.ndarray, high: np.ndarray, dtype: DType) -> np.ndarray:
+    """Summed squared error of all binned values for each range [ranges].
+
+    With s the step and L, U the grid's ends, an antiderivative of the squared error is
+    s^3 (n/12 + (u-n)^3/3) + (x-c)^3/3 where c = min(max(x, L), U), u = c/s and n = u rounded.
+    """
+    lower, upper, counts = bins
+    scale, zero = (a[:, None] for a in _grids(low, high, dtype))
+    least, most = (scale * (end - zero) for end in _LIMITS[dtype])
+
+    def integral(x: np.ndarray) -> np.ndarray:
+        kept = np.clip(x, least, most)
+        u = kept / scale
+        n = np.rint(u)
+        total: np.ndarray = scale**3 * (n / 12 + (u - n) ** 3 / 3) + (x - kept) ** 3 / 3
+        return total
+
+    width = upper - lower
+    spread = width > 0
+    within = (integral(upper) - integral(lower)) / np.where(spread, width, 1.0)
+    point = lower - scale * np.rint(np.clip(lower, least, most) / scale)
+    error: np.ndarray = (np.where(spread, within, point**2) * counts).sum(1)
+    return error
+
+
+_CHOICES: dict[str, Callable[[Histogram, DType], Range]] = {
+    "minmax": minmax,
+    "average": average,
+    "percentile": percentile,
+    "entropy": entropy,
+    "mse": mse,
+}
