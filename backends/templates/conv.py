@@ -14,7 +14,8 @@ from ..steps import Kernel
 from .base import Anchor, template
 
 
-def _conv_spec(anchor: Anchor) -> conv.ConvSpec:
+def conv_spec(anchor: Anchor) -> conv.ConvSpec:
+    """The shape of an optc.Conv or optc.ConvInteger."""
     node = anchor.node
     x, w = node.operand(0), node.operand(1)
     rank = x.type.rank - 2
@@ -52,20 +53,21 @@ def conv_pads(node: Node, kernel: Sequence[int]) -> tuple[int, ...]:
     return (*begins, *ends)
 
 
-def _is_plain_conv(node: Node) -> bool:
+def is_plain_conv(node: Node) -> bool:
+    """Constant weights, known channels; SAME padding needs static spatial dims."""
     x, w = node.operand(0), node.operand(1)
     static = all(isinstance(d, int) for d in x.type.dims[1:-1])
     same = attr_str(node, "auto_pad", "NOTSET").startswith("SAME")
     return w.data is not None and isinstance(x.type.dims[-1], int) and (static or not same)
 
 
-@template("optc.Conv", form=_is_plain_conv)
+@template("optc.Conv", form=is_plain_conv)
 def _conv(anchor: Anchor) -> Kernel | None:
     node = anchor.node
     weights = node.operand(1).data
     if weights is None:
         return None
-    spec = _conv_spec(anchor)
+    spec = conv_spec(anchor)
     epilogue = anchor.epilogue(node.input(2))
     module: Any = depthwise if spec.depthwise else conv
     plan = next(module.plans(spec, anchor.target))

@@ -1,0 +1,61 @@
+"""The products in integers: u8 activations, s8 weights, s32 sums and whatever follows them in registers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ...compiler.ir import Node, Value
+from ..kernels.dot import conv, matmul
+from ..kernels.matmul import MatmulSpec
+from ..steps import Kernel, Param
+from .base import Anchor, template
+from .conv import conv_spec, is_plain_conv
+
+
+def _bias(node: Node, columns: int) -> Param:
+    """The kernels always add a bias: zeros where the node has none."""
+    value = node.input(2)
+    return value if value is not None else np.zeros(columns, np.int32)
+
+
+def _call(anchor: Anchor, family: Any, spec: Any, weights: Value, rest: Sequence[Param]) -> Kernel:
+    """The family's kernel for this node: x, packed weights, `rest`, then what the epilogue reads."""
+    epilogue = anchor.epilogue()
+    plan = next(family.plans(spec, anchor.target))
+    packed = family.pack_weights(np.asarray(weights.data), spec, plan)
+    func = family.build(spec, plan, epilogue)
+    name = ".".join(family.__name__.rsplit(".", 2)[-2:])
+    return anchor.kernel(func, [anchor.node.operand(0), packed, *rest], epilogue, f"{name} {plan}")
+
+
+@template("optc.ConvInteger", form=is_plain_conv)
+def _conv(anchor: Anchor) -> Kernel | None:
+    node = anchor.node
+    if not is_plain_conv(node):
+        return None
+    spec = conv_spec(anchor)
+    rest = [_bias(node, spec.c_out)]
+    if spec.padded:
+        border = node.input(3)
+        rest.append(border if border is not None else np.zeros(1, np.uint8))
+    return _call(anchor, conv, spec, node.operand(1), rest)
+
+
+def _is_plain_matmul(node: Node) -> bool:
+    a, b = node.operand(0), node.operand(1)
+    return b.data is not None and b.type.rank == 2 and a.type.shape is not None and a.type.rank >= 2
+
+
+@template("optc.MatMulInteger", form=_is_plain_matmul)
+def _matmul(anchor: Anchor) -> Kernel | None:
+    node = anchor.node
+    if not _is_plain_matmul(node):
+        return None
+    a, b = node.operand(0), node.operand(1)
+    shape = anchor.shape(a)
+    k, n = b.type.static_shape
+    spec = MatmulSpec(m=shape[-2], n=n, k=k, batch_a=tuple(shape[:-2]))
+    return _call(anchor, matmul, spec, b, [_bias(node, n)])
