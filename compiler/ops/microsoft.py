@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..ir import Node
+from ..ir import Node, Value
 from ..types import DType, TensorType
 from .base import (
     Op,
@@ -28,6 +28,7 @@ from .matmul import check_equal, matmul_shape
 from .pointwise import FloatUnary
 from .pool import pool_shape
 from .quantize import DequantizeLinear, QuantizeLinear
+from .recurrent import LSTM
 
 DOMAIN = "com.microsoft"
 
@@ -113,6 +114,17 @@ family(QLinearUnary, f"{DOMAIN}.QLinearLeakyRelu", f"{DOMAIN}.QLinearSigmoid", f
 
 
 @register
+class QLinearWhere(Op):
+    """condition, then X, Y with scale and zero point each, the output's scale and zero point."""
+
+    name = f"{DOMAIN}.QLinearWhere"
+
+    def infer(self, node: Node) -> Sequence[TensorType]:
+        known = [s for s in (shape_of(node, i) for i in (0, 1, 4)) if s is not None]
+        return [TensorType(check_same_dtype(node, 1, 4), broadcast_shapes(node, known) if len(known) == 3 else None)]
+
+
+@register
 class QLinearAveragePool(Op):
     name = f"{DOMAIN}.QLinearAveragePool"
     anchor = True
@@ -194,3 +206,19 @@ class DynamicQuantizeMatMul(Op):
 
     def infer(self, node: Node) -> Sequence[TensorType]:
         return [TensorType(dtype_of(node, 0), matmul_shape(node, shape_of(node, 0), shape_of(node, 1)))]
+
+
+@register
+class DynamicQuantizeLSTM(Op):
+    """LSTM's operands with W and R transposed, then their scales and zero points: of W, of R."""
+
+    name = f"{DOMAIN}.DynamicQuantizeLSTM"
+    anchor = True
+
+    def infer(self, node: Node) -> Sequence[TensorType]:
+        operands: list[Value | None] = [node.operand(0)]
+        for index in (1, 2):
+            shape = check_rank(node, index, 3, 3)
+            turned = None if shape is None else (shape[0], shape[2], shape[1])
+            operands.append(Value(node.operand(index).name, TensorType(DType.F32, turned)))
+        return LSTM().infer(Node(self.name, operands, node.outputs, node.attrs, node.loc))
