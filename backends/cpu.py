@@ -14,6 +14,7 @@ from ..passes.fusion.dequantize import DequantizeAtReaders
 from ..passes.fusion.expand import ExpandFused
 from ..passes.layout import ChannelsLast
 from ..passes.pipelines import OPTIMIZE
+from ..passes.quantization.forms.normalize import NormalizeQuantized
 from ..passes.quantization.integers import IntegerProducts
 from ..passes.recurrent import PackRecurrent
 from ..passes.regions import Region, partition
@@ -31,6 +32,7 @@ from .target import Target
 from .templates import TEMPLATES, Anchor, has_template
 
 PIPELINE: tuple[Pass, ...] = (
+    NormalizeQuantized(),
     DuplicateTails(),
     ScanAxes(),
     *OPTIMIZE,
