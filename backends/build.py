@@ -35,8 +35,8 @@ def build_artifact(
     Raises TargetError if there is no C compiler, ArtifactError if the file cannot be written.
     """
     say = report or (lambda what, share: None)
-    features = [f for f in target.features if not f.startswith("amx")]  # no kernel of this version uses tiles
-    program = build_program(lowered, features=features)
+    common = [f for f in target.features if not f.startswith("amx")]  # tiles: only where a kernel uses them
+    program = build_program(lowered, features=common)
     objects = compile_objects(program.kernels, target, say)
     say("linking", 0.9)
     with tempfile.TemporaryDirectory(prefix="optc-") as folder:
@@ -46,7 +46,7 @@ def build_artifact(
         say("writing the artifact", 0.95)
         full = {
             **manifest,
-            "target": {"name": target.name, "triple": target.triple, "features": features},
+            "target": {"name": target.name, "triple": target.triple, "features": program.features},
             **ports(lowered.graph),
             "kernels": program.provenance,
             "steps": program.step_names,

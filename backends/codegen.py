@@ -22,7 +22,7 @@ from tvm import s_tir, tirx
 from tvm.ir import PointerType, PrimType
 
 from .kernels.bindings import to_locals
-from .kernels.builder import WORKSPACE, itemsize
+from .kernels.builder import FEATURES, WORKSPACE, itemsize
 from .target import Target
 
 # Ctrl-C while TVM calls back into Python would else come out as a RuntimeError.
@@ -54,6 +54,11 @@ def signature(func: Any) -> Signature:
             dims.update(dict.fromkeys(_variables(extent)))
     scratch = buffers[-1] if buffers and buffers[-1].name == WORKSPACE else None
     return Signature(buffers, tuple(dims), scratch)
+
+
+def own_features(func: Any) -> tuple[str, ...]:
+    """CPU features that this kernel needs and code of its target in general does not: tile registers."""
+    return tuple(func.attrs[FEATURES].split()) if func.attrs and FEATURES in func.attrs else ()
 
 
 def compile_kernels(kernels: Mapping[str, Any], target: Target) -> bytes:

@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from .codegen import Signature, compile_kernels, signature
+from ..compiler.errors import TargetError
+from .codegen import Signature, compile_kernels, own_features, signature
+from .kernels.builder import itemsize
 from .target import Target
 
 LAUNCHER = Path(__file__).parent / "runtime" / "c" / "jit_launch.c"
@@ -72,10 +74,10 @@ class JitKernel:
 
     def _scratch(self, dims: dict[Any, int]) -> np.ndarray:
         buffer: Any = self._signature.workspace
-        size = _count(buffer.shape, dims)
-        if self._workspace is None or self._workspace.size < size:
-            raw = np.full(size + 16, np.nan, "float32")
-            self._workspace = raw[-raw.ctypes.data % 64 // 4 :]
+        nbytes = _count(buffer.shape, dims) * itemsize(str(buffer.dtype))
+        if self._workspace is None or self._workspace.nbytes < nbytes:
+            raw = np.full(nbytes + 64, 0xFF, "uint8")  # NaN as float32: nothing may read what it did not write
+            self._workspace = raw[-raw.ctypes.data % 64 :]
         return self._workspace
 
 
@@ -104,7 +106,10 @@ def _launcher() -> Path:
 
 
 def jit(kernels: Mapping[str, Any], target: Target | None = None, threads: int = 1) -> dict[str, JitKernel]:
-    """Compiles `kernels` and returns them as callables that run on `threads` threads."""
+    """Compiles `kernels` and returns them as callables that run on `threads` threads.
+
+    Raises TargetError if they use AMX and the operating system does not grant it.
+    """
     target = target or Target.host()
     folder = tempfile.mkdtemp(prefix="optc-jit-")
     obj, library = Path(folder, "kernels.o"), Path(folder, "kernels.so")
@@ -112,5 +117,7 @@ def jit(kernels: Mapping[str, Any], target: Target | None = None, threads: int =
     command = ["cc", "-shared", str(_launcher()), str(obj), "-o", str(library), "-lm", "-lpthread"]
     subprocess.run(command, check=True)
     loaded = ctypes.CDLL(str(library))
+    if any("amx-tile" in own_features(func) for func in kernels.values()) and not loaded.jit_request_amx():
+        raise TargetError("the operating system does not let this process use AMX", found=target.name)
     loaded.jit_start(ctypes.c_int32(threads))
     return {name: JitKernel(getattr(loaded, name), signature(func)) for name, func in kernels.items()}

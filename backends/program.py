@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from .cexpr import c_dim, c_format, c_string, c_symbol
+from .codegen import own_features
 from .program_control import ControlWriter
 from .program_steps import joined, tensor_zero
 from .steps import Lowered
@@ -21,7 +22,8 @@ from .steps import Lowered
 
 @dataclass
 class Program:
-    """C source, the kernels it calls by symbol name, C-op sources, weights in blob order, step names."""
+    """C source, the kernels it calls by symbol name, C-op sources, weights in blob order, step names, and the CPU
+    features that all this needs."""
 
     source: str
     kernels: dict[str, Any]
@@ -30,10 +32,11 @@ class Program:
     weight_bytes: int
     step_names: list[str]
     provenance: dict[str, str]
+    features: list[str]
 
 
 def build_program(lowered: Lowered, *, features: Sequence[str] = ()) -> Program:
-    """Writes a lowered model as C."""
+    """Writes a lowered model as C. `features` are those that all code of its target needs; kernels add their own."""
     return _Writer(lowered).write(features)
 
 
@@ -44,6 +47,8 @@ class _Writer(ControlWriter):
         self.write_steps(self.steps)
         self.write_results()
         body, self.lines = self.lines, []
+        own = [feature for func in self.kernels.values() for feature in own_features(func)]
+        features = list(dict.fromkeys([*features, *own]))
         source = "\n".join(
             [
                 '#include "generated.h"',
@@ -67,6 +72,7 @@ class _Writer(ControlWriter):
             self.weights.nbytes,
             self.step_names,
             self.provenance,
+            features,
         )
 
     def declarations(self) -> list[str]:

@@ -21,6 +21,8 @@ Dim = Any
 
 WORKSPACE = "workspace"
 """Name of the last parameter of a kernel that needs scratch memory; its shape says how much."""
+FEATURES = "optc.features"
+"""Attribute of a kernel that uses instructions a target has and other code does not use: their features, spaced."""
 
 
 class Epilogue(Protocol):
@@ -234,11 +236,6 @@ class KernelBuilder:
         """Sets `count` elements of a flat view to zero bytes."""
         size = i64(count) * itemsize(str(target.dtype))
         self._memory("memset", address(target, at), tirx.IntImm("int32", 0), size)
-
-    def fill(self, target: Any, at: Dim, count: Dim, byte: Expr) -> None:
-        """Sets `count` elements of a flat view to a byte that is known only at run time."""
-        size = i64(count) * itemsize(str(target.dtype))
-        self._memory("memset", address(target, at), tirx.Cast("int32", byte), size)
 
     def fill(self, target: Any, at: Dim, count: Dim, byte: Expr) -> None:
         """Sets `count` elements of a flat view to a byte that is known only at run time."""

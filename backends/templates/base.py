@@ -13,6 +13,7 @@ from typing import Any
 from ...compiler.ir import Node, Value
 from ...passes.regions import Region
 from ..codegen import signature
+from ..kernels.builder import itemsize
 from ..kernels.dims import DimVars, dim_of
 from ..kernels.epilogue import NodeEpilogue
 from ..steps import Kernel, Param, Scratch
@@ -48,7 +49,7 @@ class Anchor:
         names = dict(zip(self.dims.vars, self.dims.symbols, strict=True))
         full: list[Param] = [*params, *(epilogue.values if epilogue else ()), self.output]
         if known.workspace is not None:
-            nbytes: Any = 4
+            nbytes: Any = itemsize(str(known.workspace.dtype))
             for extent in known.workspace.shape:
                 nbytes = nbytes * dim_of(extent, names)
             full.append(Scratch(nbytes))

@@ -1,10 +1,13 @@
 /* Parallel launch for kernels loaded by jit.py: a pool of threads that spin between calls and, when a while has gone
    without one, look every millisecond. One caller at a time. */
+#define _GNU_SOURCE
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 typedef struct {
   void *sync_handle;
@@ -59,4 +62,14 @@ void jit_start(int32_t threads) {
     pthread_detach(thread);
   }
   if (&__TVMBackendParallelLaunch) __TVMBackendParallelLaunch = (void *)launch;
+}
+
+/* Asks for the tile registers, which are off at first (Linux Documentation/arch/x86/xstate.rst); true if granted. */
+int jit_request_amx(void) {
+#ifdef __x86_64__
+  enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
+  return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
+#else
+  return 0;
+#endif
 }

@@ -1,0 +1,203 @@
+"""Products of integers (u8 x s8, summed in int32) with a constant B on AMX tiles: `y = a @ b + bias`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ....compiler.errors import UnsupportedError
+from ...isa.amx import COLUMNS, ROWS, U8_S8, TileType
+from ...target import Target
+from ..builder import (
+    FEATURES,
+    Dim,
+    Epilogue,
+    Expr,
+    KernelBuilder,
+    buffer,
+    ceildiv,
+    floordiv,
+    floormod,
+    i64,
+    known,
+    maximum,
+    minimum,
+    pieces,
+    product,
+    result_dtype,
+)
+from ..matmul import MatmulSpec, guess
+from .tiles import Block, Panel, Source, Tiles
+from .walk import Walk
+
+PARALLEL_MACS = 16_000_000
+"""Products below this many multiply-adds (about 15 microseconds) run on one thread."""
+
+
+@dataclass(frozen=True)
+class MatmulPlan:
+    """`chunk` blocks of rows stay in cache while the panels of B pass (one where rows are too short to be read in
+    place); `parts` of the panels are separate tasks."""
+
+    block: Block
+    chunk: int
+    parts: int
+    parallel: bool
+    kind: TileType = U8_S8
+
+
+def applies(spec: MatmulSpec, target: Target, kind: TileType = U8_S8) -> bool:
+    """Whether there are plans: a constant B, rows of A in memory, a processor with tiles."""
+    return kind.runs_on(target) and spec.constant_b and not spec.trans_a and not spec.batch_b
+
+
+def plans(spec: MatmulSpec, target: Target, kind: TileType = U8_S8) -> Iterator[MatmulPlan]:
+    """Legal plans, the best guess first. Raises UnsupportedError where none `applies`."""
+    if not applies(spec, target, kind):
+        raise UnsupportedError("no AMX kernel for this product", found=spec)
+    rows = guess(product((*spec.batch_a, spec.m)))
+    for block in blocks(rows, int(spec.n)):
+        count = -(-rows // (block.rows * ROWS))
+        parallel = rows * spec.n * spec.k >= PARALLEL_MACS and target.num_cores > 1
+        chunk = count
+        parts = 1
+        if parallel:
+            if count >= target.num_cores:
+                chunk = min(chunk, -(-count // target.num_cores))
+            else:
+                parts = target.num_cores
+        yield MatmulPlan(block, chunk, parts, parallel, kind)
+
+
+def blocks(rows: int, columns: int) -> list[Block]:
+    """Blocks for a matrix of sums, the cheapest by estimate first."""
+    row_tiles, column_tiles = -(-rows // ROWS), -(-columns // COLUMNS)
+    found = {}
+    for r in range(1, min(6, row_tiles) + 1):
+        for c in range(1, min(6, column_tiles) + 1):
+            block = Block(r, c)
+            if block.fits:
+                full, rest = divmod(column_tiles, c)
+                per_step = full * _cycles(r, c) + (_cycles(r, rest) if rest else 0)
+                found[block] = -(-row_tiles // r) * per_step
+    return sorted(found, key=lambda b: (found[b], -b.sums, abs(b.rows - b.columns)))
+
+
+def _cycles(rows: int, columns: int) -> float:
+    """Cycles a step: 16 a product, at least 52 from one to the next into the same sums; 8 a load, in parallel."""
+    return max(16.0 * rows * columns, 8.0 * (rows + columns), 52.0)
+
+
+def walk_of(spec: MatmulSpec, kind: TileType) -> Walk:
+    return Walk.of(kind, [int(spec.k)])
+
+
+def pack_weights(array: np.ndarray, spec: MatmulSpec, plan: MatmulPlan) -> np.ndarray:
+    """A constant B, as the model has it, in the kernel's order: flat, see Walk.pack."""
+    return walk_of(spec, plan.kind).pack(array.T if spec.trans_b else array, plan.block.columns)
+
+
+def build(
+    spec: MatmulSpec, plan: MatmulPlan, epilogue: Epilogue | None = None, rows: tuple[Dim, ...] | None = None
+) -> Any:
+    """The kernel. Params: a, packed b, bias [n], the epilogue's buffers, y.
+
+    `rows`: the dims that `a` and `y` have in place of `m`, where the rows of a matrix are pixels of an image.
+    """
+    kind, walk = plan.kind, walk_of(spec, plan.kind)
+    n, k = int(spec.n), int(spec.k)
+    flat = epilogue is None or epilogue.flat
+    kb = KernelBuilder()
+    a = buffer("a", (*(rows or (*spec.batch_a, spec.m)), k), kind.a)
+    b = buffer("b", (walk.packed(n),), kind.b)
+    bias = buffer("bias", (n,), kind.sum)
+    y = buffer("y", (*(rows or (*spec.batch_a, spec.m)), n), result_dtype(epilogue, kind.sum))
+    batch = () if flat else spec.batch_a
+    m = known(product((*spec.batch_a, spec.m)) if flat else spec.m)
+    block_rows = plan.block.rows * ROWS
+    count = ceildiv(m, block_rows)
+    per_chunk = 1 if _copies(spec, kind) else plan.chunk
+    chunks = ceildiv(count, per_chunk)
+    tile_rows = kb.let(minimum(m, ROWS), "tile_rows")
+    tasks = known(product(batch) * chunks * plan.parts)
+    with kb.loop(tasks, "task", parallel=plan.parallel) as task:
+        part = kb.let(floormod(task, plan.parts), "part")
+        chunk = kb.let(floormod(floordiv(task, plan.parts), chunks), "chunk")
+        outer = kb.let(floordiv(task, chunks * plan.parts), "outer")
+        index = unravel(kb, outer, batch)
+        tiles = Tiles(kb, walk, plan.block, tile_rows, kb.flat(b), kb.flat(bias), n)
+        first_block = chunk * per_chunk
+        mine = kb.let(minimum(per_chunk, count - first_block), "blocks")
+        rows_ = _Rows(kb, plan.block.rows, m, outer * m)
+        copied = _copied(kb, walk, rows_, kb.flat(a), first_block) if _copies(spec, kind) else None
+
+        def one(number: Expr, panel: Panel) -> None:
+            starts = rows_.starts(number)
+            if copied is None:
+                source = Source(kb.flat(a), [(outer * m + s) * k for s in starts], k, [i64(0)])
+            else:
+                source = copied
+            tiles.multiply(source, panel)
+            tiles.spill(panel)
+            with kb.loop(tile_rows, "r") as r:
+                for i, start in enumerate(starts):
+                    row = kb.let(start + r, "row")
+                    at = outer * m + row
+                    tiles.put(r + i * ROWS, panel, kb.flat(y), at, epilogue, [at] if flat else [*index, row])
+
+        def panel_of(panel: Panel) -> None:
+            with kb.loop(mine, "block") as number:
+                one(kb.let(first_block + number, "number"), panel)
+
+        tiles.each_panel(part, plan.parts, panel_of)
+        tiles.release()
+    func = kb.finish([a, b, bias, *(epilogue.buffers if epilogue else ()), y])
+    return func.with_attr(FEATURES, " ".join(kind.features))
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The rows of one matrix: `count` of them; `tiles` tiles make a block."""
+
+    kb: KernelBuilder
+    tiles: int
+    count: Dim
+    base: Dim
+
+    def starts(self, block: Expr) -> list[Expr]:
+        """First rows of a block's tiles; the last tiles overlap others where 16 does not divide the rows."""
+        first = block * (self.tiles * ROWS)
+        if isinstance(self.count, int) and self.count % (self.tiles * ROWS) == 0:
+            return [first + i * ROWS for i in range(self.tiles)]
+        last = maximum(self.count - ROWS, 0)
+        return [self.kb.let(minimum(first + i * ROWS, last), "start") for i in range(self.tiles)]
+
+
+def _copies(spec: MatmulSpec, kind: TileType) -> bool:
+    """Whether rows of A are too short to be read in place: a step would pass the end of the last one."""
+    walk = walk_of(spec, kind)
+    return walk.step > walk.lengths[0]
+
+
+def _copied(kb: KernelBuilder, walk: Walk, rows: _Rows, a: Expr, block: Expr) -> Source:
+    """The rows of one block at the pitch of a step."""
+    k, pitch = walk.lengths[0], walk.step
+    copy = kb.local(rows.tiles * ROWS * pitch, walk.kind.a, "rows")
+    for i, start in enumerate(rows.starts(block)):
+        with kb.loop(minimum(rows.count, ROWS), "r") as r:
+            source = kb.let((rows.base + start + r) * k, "from")
+            for at, lanes in pieces(k, ROWS):
+                kb.store(copy, (r + i * ROWS) * pitch + at, kb.load(a, source + at, lanes), lanes)
+    return Source(copy, [i64(i * ROWS * pitch) for i in range(rows.tiles)], pitch, [i64(0)])
+
+
+def unravel(kb: KernelBuilder, linear: Expr, shape: tuple[Dim, ...]) -> list[Expr]:
+    """The index list of a row-major number."""
+    index: list[Expr] = []
+    for dim in reversed(shape):
+        index.insert(0, kb.let(floormod(linear, dim), "index"))
+        linear = floordiv(linear, dim)
+    return index
