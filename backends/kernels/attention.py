@@ -19,6 +19,7 @@ from .attention_pack import Matrix, pack_keys, pack_values
 from .builder import (
     WORKSPACE,
     Dim,
+    Epilogue,
     Expr,
     KernelBuilder,
     buffer,
@@ -30,6 +31,7 @@ from .builder import (
     maximum,
     minimum,
     pieces,
+    result_dtype,
     splat,
     static,
 )
@@ -114,22 +116,23 @@ def _splits(heads: int, row_tiles_: int, target: Target) -> int:
     return splits
 
 
-def build(spec: AttentionSpec, plan: AttentionPlan) -> Any:
-    """The kernel. Params: q, k, v, the mask if there is one, y, workspace."""
-    return _Attention(spec, plan).build()
+def build(spec: AttentionSpec, plan: AttentionPlan, epilogue: Epilogue | None = None) -> Any:
+    """The kernel. Params: q, k, v, the mask if there is one, y, workspace. An epilogue may read nothing else."""
+    return _Attention(spec, plan, epilogue).build()
 
 
 class _Attention:
-    def __init__(self, spec: AttentionSpec, plan: AttentionPlan) -> None:
-        self.spec, self.plan, self.tile = spec, plan, plan.tile
+    def __init__(self, spec: AttentionSpec, plan: AttentionPlan, epilogue: Epilogue | None) -> None:
+        self.spec, self.plan, self.tile, self.epilogue = spec, plan, plan.tile, epilogue
         self.kb = KernelBuilder()
         self.queries, self.keys = known(spec.queries), known(spec.keys)
         lengths = (self.queries, self.keys, self.keys, self.queries)
         heads = (spec.heads, spec.key_heads, spec.key_heads, spec.heads)
         sizes = (spec.size, spec.size, spec.value_size, spec.value_size)
+        dtypes = (*("float32",) * 3, result_dtype(epilogue))
         self.params = [
-            buffer(name, (spec.batch, n, h, d) if layout == BSHD else (spec.batch, h, n, d))
-            for name, layout, n, h, d in zip("qkvy", spec.layouts, lengths, heads, sizes, strict=True)
+            buffer(name, (spec.batch, n, h, d) if layout == BSHD else (spec.batch, h, n, d), dtype)
+            for name, layout, n, h, d, dtype in zip("qkvy", spec.layouts, lengths, heads, sizes, dtypes, strict=True)
         ]
         self.q, self.k, self.v, self.y = (
             Matrix(self.kb.flat(param), h, known(n), d, layout == BSHD)
@@ -222,7 +225,8 @@ class _Tile:
             for start, lanes in pieces(self.spec.value_size, self.tile.lanes):
                 value = kb.load(of.work, self.sums + (r * of.sum_pitch + start), lanes)
                 at = self.y + (self.start + r) * of.y.pitch + start
-                kb.store(of.y.view, at, value * splat(kb.load(self.weight, r), lanes), lanes)
+                value = value * splat(kb.load(self.weight, r), lanes)
+                store_lanes(kb, of.y.view, at, value, lanes, lanes, of.epilogue, [i64(start)])
 
     def seen(self) -> Dim:
         """How many keys at least one row sees."""
@@ -271,7 +275,7 @@ class _Tile:
             if of.one_block:
                 count = max(0, min(lanes, columns - j * lanes))
                 at = self.y + (self.start + i) * of.y.pitch + column
-                store_lanes(kb, of.y.view, at, value * weight, count, lanes, None, [])
+                store_lanes(kb, of.y.view, at, value * weight, count, lanes, of.epilogue, [i64(column)])
             else:
                 offset = self.sums + i * of.sum_pitch + column
                 kb.store(of.work, offset, kb.load(of.work, offset, lanes) * weight + value, lanes)

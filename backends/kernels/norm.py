@@ -12,7 +12,7 @@ from typing import Any, Literal
 from tvm import tirx
 
 from ..target import Target
-from .builder import Dim, Epilogue, Expr, KernelBuilder, buffer, i64, known, splat
+from .builder import Dim, Epilogue, Expr, KernelBuilder, buffer, i64, known, result_dtype, splat
 from .rows import each_vector, is_parallel, reduce_row
 
 
@@ -51,10 +51,10 @@ def build(spec: NormSpec, plan: NormPlan, epilogue: Epilogue | None = None) -> A
     kb = KernelBuilder()
     columns = known(spec.columns)
 
-    def matrix(name: str) -> Any:
-        return buffer(name, (spec.rows, columns))
+    def matrix(name: str, dtype: str = "float32") -> Any:
+        return buffer(name, (spec.rows, columns), dtype)
 
-    x, y = matrix("x"), matrix("y")
+    x, y = matrix("x"), matrix("y", result_dtype(epilogue))
     skip = matrix("skip") if spec.skip else None
     total = matrix("sum") if spec.keep_sum else None
     scale = buffer("scale", (columns,)) if spec.scale else None

@@ -17,7 +17,7 @@ HIDDEN = -1e30
 """Scores with this or less added have no weight beside any other."""
 
 
-@template("optc.Attention")
+@template("optc.Attention", form=is_regular_attention)
 def _attention(anchor: Anchor) -> Kernel | None:
     node = anchor.node
     if not is_regular_attention(node):
@@ -36,9 +36,12 @@ def _attention(anchor: Anchor) -> Kernel | None:
         mask_value=attr_float(node, "mask_value", attention.LOWEST) if boolean else None,
         causal=causal,
     )  # fmt: skip
+    epilogue = anchor.epilogue()
+    if epilogue is not None and epilogue.values:
+        return None
     plan = next(attention.plans(spec, anchor.target))
     params: list[Param] = [value for value in (*node.inputs[:3], mask) if value is not None]
-    return anchor.kernel(attention.build(spec, plan), params, None, f"attention {plan}")
+    return anchor.kernel(attention.build(spec, plan, epilogue), params, epilogue, f"attention {plan}")
 
 
 def _layouts(node: Node) -> tuple[str, str, str, str]:

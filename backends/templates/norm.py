@@ -36,7 +36,13 @@ def _softmax(anchor: Anchor) -> Kernel | None:
     return anchor.kernel(softmax.build(spec, plan), [x], None, f"softmax {plan}")
 
 
-@template("LayerNormalization", "RMSNormalization")
+def _norm_over_last(node: Node) -> bool:
+    """Whether rows are the last axis, of float32, so that what follows goes by rows and columns too."""
+    x = node.operand(0)
+    return x.type.dtype is DType.F32 and x.type.rank > 0 and attr_int(node, "axis", -1) in (-1, x.type.rank - 1)
+
+
+@template("LayerNormalization", "RMSNormalization", form=_norm_over_last)
 def _norm(anchor: Anchor) -> Kernel | None:
     node = anchor.node
     x = node.operand(0)
@@ -45,6 +51,9 @@ def _norm(anchor: Anchor) -> Kernel | None:
     scale, bias = node.input(1), node.input(2)
     whole = all(v is None or v.type.dims == dims for v in (scale, bias))
     if x.type.dtype is not DType.F32 or not whole or any(v.uses for v in node.outputs[1:]):
+        return None
+    epilogue = anchor.epilogue()
+    if epilogue is not None and not epilogue.flat:
         return None
     rows, columns = _rows(anchor, x, axis)
     spec = norm.NormSpec(
@@ -57,4 +66,4 @@ def _norm(anchor: Anchor) -> Kernel | None:
     )
     plan = next(norm.plans(spec, anchor.target))
     params: list[Param] = [v for v in (x, scale, bias) if v is not None]
-    return anchor.kernel(norm.build(spec, plan), params, None, f"norm {plan}")
+    return anchor.kernel(norm.build(spec, plan, epilogue), params, epilogue, f"norm {plan}")

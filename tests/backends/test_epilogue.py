@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -157,7 +157,8 @@ def test_a_float64_needs_other_registers() -> None:
 
 
 def test_operands_of_full_size_or_along_channels_are_flat() -> None:
-    full = "graph main(%x: f32[3,5,37], %r: u8[3,5,37], %s: f32[]) { %e = DequantizeLinear(%r, %s) %y = Add(%x, %e) return %y }"
+    full = """graph main(%x: f32[3,5,37], %r: u8[3,5,37], %s: f32[]) { %e = DequantizeLinear(%r, %s)
+      %y = Add(%x, %e) return %y }"""
     gate = full.replace("u8[3,5,37]", "u8[3,1,37]")
     assert kernel_of(full, LEVELS_HERE[0])[1].flat
     assert not kernel_of(gate, LEVELS_HERE[0])[1].flat
