@@ -8,6 +8,7 @@ import importlib
 _FAMILIES = (
     "control", "conv", "fused", "gather", "generate", "host", "image", "integer", "matmul", "microsoft", "movement",
     "nhwc", "norm", "pointwise", "pool", "quantize", "recurrent", "reduce", "shape", "signal", "sort", "unknown",
+    "weights",
 )  # fmt: skip
 
 
