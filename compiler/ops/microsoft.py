@@ -6,9 +6,10 @@ Operand orders and attributes are those of ONNX Runtime's ContribOperators.md.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from ..ir import Node, Value
-from ..types import DType, TensorType
+from ..types import DType, Shape, TensorType
 from .base import (
     Op,
     attr_int,
@@ -25,6 +26,7 @@ from .base import (
 )  # fmt: skip
 from .conv import conv_shape
 from .matmul import check_equal, matmul_shape
+from .nhwc import permuted_type, to_nchw, to_nhwc
 from .pointwise import FloatUnary
 from .pool import pool_shape
 from .quantize import DequantizeLinear, QuantizeLinear
@@ -124,30 +126,64 @@ class QLinearWhere(Op):
         return [TensorType(check_same_dtype(node, 1, 4), broadcast_shapes(node, known) if len(known) == 3 else None)]
 
 
+class Spatial(Op):
+    """An op whose input has its channels last where attribute `channels_last` says so, and its output then too."""
+
+    anchor = True
+    channels_last: ClassVar[int] = 0  # the default
+
+    def spatial_shape(self, node: Node) -> Shape | None:
+        """The output shape of a node with the channels first."""
+        raise NotImplementedError
+
+    def infer(self, node: Node) -> Sequence[TensorType]:
+        x = node.operand(0)
+        if x.type.shape is None or not attr_int(node, "channels_last", self.channels_last):
+            return [x.type.with_shape(self.spatial_shape(node))]
+        rank = x.type.rank
+        first = Value(x.name, permuted_type(x.type, to_nchw(rank)))
+        twin = Node(node.op, (first, *node.inputs[1:]), node.outputs, node.attrs, node.loc)
+        shape = self.spatial_shape(twin)
+        return [x.type.with_shape(None if shape is None else [shape[p] for p in to_nhwc(rank)])]
+
+
 @register
-class QLinearAveragePool(Op):
+class QLinearAveragePool(Spatial):
     name = f"{DOMAIN}.QLinearAveragePool"
-    anchor = True
 
-    def infer(self, node: Node) -> Sequence[TensorType]:
-        _reject_channels_last(node)
-        return [TensorType(dtype_of(node, 0), pool_shape(node))]
+    def spatial_shape(self, node: Node) -> Shape | None:
+        return pool_shape(node)
 
 
 @register
-class QLinearGlobalAveragePool(Op):
+class QLinearGlobalAveragePool(Spatial):
     name = f"{DOMAIN}.QLinearGlobalAveragePool"
-    anchor = True
+
+    def spatial_shape(self, node: Node) -> Shape | None:
+        shape = check_rank(node, 0, 3)
+        return None if shape is None else (*shape[:2], *(1 for _ in shape[2:]))
+
+
+@register
+class NhwcMaxPool(Spatial):
+    name = f"{DOMAIN}.NhwcMaxPool"
+    channels_last = 1
+
+    def spatial_shape(self, node: Node) -> Shape | None:
+        return pool_shape(node)
+
+
+@register
+class QLinearConv(Spatial):
+    """As ONNX's; the weights are [M, C / group, kernel...] wherever the channels of x are."""
+
+    name = f"{DOMAIN}.QLinearConv"
+
+    def spatial_shape(self, node: Node) -> Shape | None:
+        return conv_shape(node, shape_of(node, 0), shape_of(node, 3))
 
     def infer(self, node: Node) -> Sequence[TensorType]:
-        _reject_channels_last(node)
-        shape = check_rank(node, 0, 3)
-        return [type_of(node, 0).with_shape(None if shape is None else (*shape[:2], *(1 for _ in shape[2:])))]
-
-
-def _reject_channels_last(node: Node) -> None:
-    if attr_int(node, "channels_last", 0):
-        fail(node, "channels_last is not supported", hint="Quantize the model with channels first")
+        return [t.with_dtype(dtype_of(node, 7)) for t in super().infer(node)]
 
 
 @register

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ....compiler.ir import Attr, Value
+from ....compiler.ops.base import attr_int
+from ....compiler.ops.nhwc import to_nchw, to_nhwc
 from ....compiler.types import DType
 from ...rewrite import Match
 
@@ -50,6 +54,17 @@ def times(m: Match, a: Value, b: Value) -> Value:
     if a.data is not None and b.data is not None:
         return m.constant(np.asarray(a.data * b.data), like=a)
     return m.emit("Mul", [a, b])
+
+
+def spatial(m: Match, op: str, inputs: Sequence[Value | None], channels_last: int = 0) -> Value:
+    """`op` with the root's attributes; between Transposes where the root has its channels last."""
+    attrs = {k: v for k, v in m.root.attrs.items() if k != "channels_last"}
+    x = inputs[0]
+    if x is None or not attr_int(m.root, "channels_last", channels_last):
+        return m.emit(op, inputs, attrs)
+    rank = x.type.rank
+    first = m.emit("Transpose", [x], {"perm": to_nchw(rank)})
+    return m.emit("Transpose", [m.emit(op, [first, *inputs[1:]], attrs)], {"perm": to_nhwc(rank)})
 
 
 def _alike(m: Match, scale: Value, zero: Value | None) -> tuple[Value, Value | None]:

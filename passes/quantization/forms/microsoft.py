@@ -13,15 +13,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from ....compiler.ir import Attr, Node, Value
+from ....compiler.ir import Node, Value
 from ....compiler.ops.base import attr_float, attr_int
 from ....compiler.ops.microsoft import DOMAIN
 from ...pattern import Op
 from ...rewrite import Match, Rule, register_rule
-from .affine import dequantize, is_single, quantize, times
+from .affine import dequantize, is_single, quantize, spatial, times
 
-_NOT_OF_ONNX = ("channels_last", "opset")
-Compute = Callable[[Match, Sequence[Value], dict[str, Attr]], Value]
+Compute = Callable[[Match, Sequence[Value]], Value]
 
 
 @dataclass(frozen=True)
@@ -34,14 +33,14 @@ class Form:
 
 
 def _op(op: str) -> Compute:
-    return lambda m, values, attrs: m.emit(op, values, attrs)
+    return lambda m, values: spatial(m, op, values)
 
 
-def _where(m: Match, values: Sequence[Value], attrs: dict[str, Attr]) -> Value:
+def _where(m: Match, values: Sequence[Value]) -> Value:
     return m.emit("Where", [m.root.operand(0), *values])
 
 
-def _softmax(m: Match, values: Sequence[Value], attrs: dict[str, Attr]) -> Value:
+def _softmax(m: Match, values: Sequence[Value]) -> Value:
     """Before opset 13, over all dims from `axis` on, taken as one."""
     (x,) = values
     axis = attr_int(m.root, "axis", -1)
@@ -79,15 +78,14 @@ class QLinear(Rule):
         form = _FORMS[m.root.op.removeprefix(f"{DOMAIN}.")]
         places = [form.out - 1, *form.parts(m.root)]
         single = all(is_single(m.root.input(p + i)) for p in places for i in (1, 2))
-        if form.compute is _softmax and m.root.operand(0).type.shape is None:
+        if m.root.output.type.shape is None:
             return "the rank is not known"
         return None if single else "a scale has more than one element"
 
     def rewrite(self, m: Match) -> Value:
         form = _FORMS[m.root.op.removeprefix(f"{DOMAIN}.")]
         values = [dequantize(m, *_triple(m.root, part)) for part in form.parts(m.root)]
-        attrs = {k: v for k, v in m.root.attrs.items() if k not in _NOT_OF_ONNX}
-        y = form.compute(m, values, attrs)
+        y = form.compute(m, values)
         return quantize(m, y, m.root.operand(form.out), m.root.input(form.out + 1), m.root.output.type.dtype)
 
 
@@ -128,3 +126,17 @@ class MicrosoftQdq(Rule):
 
     def rewrite(self, m: Match) -> Value:
         return m.emit(m.root.op.removeprefix(f"{DOMAIN}."), m.root.inputs, m.root.attrs)
+
+
+@register_rule
+class NhwcMaxPool(Rule):
+    """A MaxPool of bytes with the channels last."""
+
+    name: ClassVar[str] = "nhwc-max-pool"
+    patterns: ClassVar[tuple[Op, ...]] = (Op(f"{DOMAIN}.NhwcMaxPool", "x"),)
+
+    def check(self, m: Match) -> str | None:
+        return "the rank is not known" if m["x"].type.shape is None else None
+
+    def rewrite(self, m: Match) -> Value:
+        return spatial(m, "MaxPool", [m["x"]], channels_last=1)

@@ -16,13 +16,13 @@ from ...rewrite import Rule, apply_rules, explain
 from ...simplify.fold import FoldConstants
 from .dynamic import DynamicQuantizeLstm, DynamicQuantizeMatMul, MatMulIntegerToFloat
 from .integer_ops import AsymmetricProduct, ConvInteger, MatMulInteger
-from .microsoft import MicrosoftQdq, QGemm, QLinear
+from .microsoft import MicrosoftQdq, NhwcMaxPool, QGemm, QLinear
 from .parameters import ExplicitZeroPoint, MovedWeights, ScalarParameters, SignedWeights
 from .qoperator import QLinearConv, QLinearMatMul
 from .signed import make_unsigned
 
 FORMS: tuple[Rule, ...] = (
-    MicrosoftQdq(), QLinearConv(), QLinearMatMul(), QLinear(), QGemm(),
+    MicrosoftQdq(), QLinearConv(), QLinearMatMul(), QLinear(), QGemm(), NhwcMaxPool(),
     MatMulIntegerToFloat(), DynamicQuantizeMatMul(), DynamicQuantizeLstm(),
 )  # fmt: skip
 """Ops no other pass should see."""

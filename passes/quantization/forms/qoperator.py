@@ -9,19 +9,22 @@ from __future__ import annotations
 from typing import ClassVar
 
 from ....compiler.ir import Value
+from ....compiler.ops.microsoft import DOMAIN
 from ...pattern import Op
 from ...rewrite import Match, Rule, register_rule
-from .affine import dequantize, is_single, is_vector, quantize, times
+from .affine import dequantize, is_single, is_vector, quantize, spatial, times
 
 
 @register_rule
 class QLinearConv(Rule):
-    """x, x_scale, x_zero_point, w, w_scale, w_zero_point, y_scale, y_zero_point, B."""
+    """x, x_scale, x_zero_point, w, w_scale, w_zero_point, y_scale, y_zero_point, B; also in com.microsoft."""
 
     name: ClassVar[str] = "qlinear-conv"
-    patterns: ClassVar[tuple[Op, ...]] = (Op("QLinearConv", rest=True),)
+    patterns: ClassVar[tuple[Op, ...]] = (Op(("QLinearConv", f"{DOMAIN}.QLinearConv"), rest=True),)
 
     def check(self, m: Match) -> str | None:
+        if m.root.operand(0).type.shape is None:
+            return "the rank is not known"
         single = all(is_single(m.root.input(i)) for i in (1, 2, 6, 7))
         return None if single else "an activation has a scale per channel"
 
@@ -32,7 +35,7 @@ class QLinearConv(Rule):
         bias = m.root.input(8)
         if bias is not None:
             bias = dequantize(m, bias, times(m, w_scale, x_scale), None)
-        y = m.emit("Conv", [x, w, bias], m.root.attrs)
+        y = spatial(m, "Conv", [x, w, bias])
         return quantize(m, y, m.root.operand(6), m.root.input(7), m.root.output.type.dtype)
 
 
