@@ -8,13 +8,13 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, Union, cast
 
-from .errors import ArtifactError, ModelError, UnsupportedError
+from .errors import ArtifactError, ModelError, UsageError
 from .ir import Graph
-from .options import Options
+from .options import Calibration, Metric, Options
 
 if TYPE_CHECKING:
     import onnx
@@ -37,24 +37,52 @@ def compile(
     int8: bool = False,
     bf16: bool = False,
     fp16: bool = False,
-    calibration: object = None,
+    calibration: Iterable[Any] | None = None,
+    calibration_method: str = "mse",
+    accuracy_budget: float | None = None,
+    metric: Metric | None = None,
+    weights: str | None = None,
     cache: bool = True,
     progress: Progress | None = None,
 ) -> Model:
     """Compiles an ONNX model (path, bytes or ModelProto) and loads the result.
 
     `shapes` fixes input shapes, `threads` bounds the threads of a run (0: all), `fallback="onnxruntime"` lets nodes
-    that cannot be lowered run there, `prune` is a pruning spec. `int8`, `bf16`, `fp16` and `calibration` are not in
-    this version: UnsupportedError. Raises the errors of optc.compiler.errors.
+    that cannot be lowered run there, `prune` is a pruning spec, `weights` one of weight-only compression.
+
+    `int8` quantizes: `calibration` is an iterable of samples {input name: array} (a bare array will do for a model of
+    one input; without samples made-up ones are used, and accuracy is unchecked). `accuracy_budget` is the share of
+    the float model's score that int8 may cost; the score is `metric(run)`, `run` taking and giving arrays by name, or
+    how often the outputs agree. `bf16` and `fp16` are not in this version: UnsupportedError.
+
+    Raises the errors of optc.compiler.errors.
     """
     from ..backends.runtime.model import load
 
     fixed = {name: tuple(int(d) for d in shape) for name, shape in (shapes or {}).items()}
-    options = Options(target, fixed, threads, fallback, prune, int8, bf16, fp16)
-    if calibration is not None:
-        raise UnsupportedError("calibration is not available in this version", hint="Compile in float32.")
-    with compiled(model, options, cache=cache, progress=progress) as path:
+    options = Options(
+        target, fixed, threads, fallback, prune, int8, bf16, fp16, calibration_method, accuracy_budget, weights
+    )
+    data = _calibration(calibration, metric) if int8 else None
+    if data is None and (calibration is not None or metric is not None):
+        raise UsageError("calibration data and a metric serve int8 only", hint="Pass int8=True.")
+    with compiled(model, options, calibration=data, cache=cache, progress=progress) as path:
         return load(path, threads or None)
+
+
+def _calibration(samples: Iterable[Any] | None, metric: Metric | None) -> Calibration | None:
+    """Samples at hand are known by their content; an iterator cannot be looked at twice, and has no key."""
+    from ..backends.runtime.cache import digest
+
+    if samples is None:
+        return None if metric is None else Calibration(None, "", metric)
+    if not isinstance(samples, (list, tuple)) or not all(isinstance(s, Mapping) for s in samples):
+        return Calibration(samples, "", metric)
+    parts: list[bytes | Path] = []
+    for sample in samples:
+        for name, array in sample.items():
+            parts += [f"{name} {getattr(array, 'dtype', '')} {getattr(array, 'shape', '')}".encode(), bytes(array)]
+    return Calibration(samples, digest(parts) if metric is None else "", metric)
 
 
 def compile_to(
@@ -62,6 +90,7 @@ def compile_to(
     out: str | os.PathLike[str],
     options: Options,
     *,
+    calibration: Calibration | None = None,
     cache: bool = True,
     progress: Progress | None = None,
 ) -> None:
@@ -69,7 +98,7 @@ def compile_to(
     from ..backends.runtime.artifact import atomic_file
 
     with (
-        compiled(model, options, cache=cache, progress=progress) as path,
+        compiled(model, options, calibration=calibration, cache=cache, progress=progress) as path,
         atomic_file(Path(out)) as file,
         path.open("rb") as source,
     ):
@@ -78,7 +107,12 @@ def compile_to(
 
 @contextlib.contextmanager
 def compiled(
-    model: Source, options: Options, *, cache: bool = True, progress: Progress | None = None
+    model: Source,
+    options: Options,
+    *,
+    calibration: Calibration | None = None,
+    cache: bool = True,
+    progress: Progress | None = None,
 ) -> Iterator[Path]:
     """The path of the finished artifact while the context lasts: in the cache, or else a temporary file."""
     from ..backends.runtime import cache as store
@@ -86,18 +120,19 @@ def compiled(
     options.check()
     say = progress or (lambda what, share: None)
     say("reading the model", 0.0)
-    use_cache = cache and store.limit() > 0
+    known = calibration is None or bool(calibration.key)
+    use_cache = cache and known and store.limit() > 0
     if not use_cache:
         with tempfile.TemporaryDirectory(prefix="optc-") as folder:
             path = Path(folder, "model.optc")
-            _compile_file(model, options, path, say)
+            _compile_file(model, options, calibration, path, say)
             yield path
         return
-    key = _key(model, options)
+    key = _key(model, options, calibration)
     found = store.lookup(key)
     if found is None:
         found = store.artifact_path(key)
-        _compile_file(model, options, found, say)
+        _compile_file(model, options, calibration, found, say)
         store.evict(found)
     say("done", 1.0)
     yield found
@@ -110,21 +145,38 @@ def import_source(model: Source, options: Options) -> Graph:
     return import_model(model, shapes=dict(options.shapes), fallback=options.fallback is not None)
 
 
-def optimize(graph: Graph, options: Options) -> Any:
+def shrink(
+    graph: Graph, options: Options, calibration: Calibration | None = None, say: Progress | None = None
+) -> list[str]:
+    """Prunes and quantizes a float graph in place as the options say; returns what to tell the user."""
+    notes: list[str] = []
+    if options.prune:
+        from ..passes.pruning import prune
+
+        notes += prune(graph, options.prune).lines()
+    if options.int8:
+        from ..passes.quantization.observers import Method
+        from ..passes.quantization.quantize import Recipe, quantize
+
+        recipe = Recipe(cast(Method, options.calibration_method), budget=options.accuracy_budget)
+        notes += quantize(graph, calibration, recipe, progress=say).lines()
+    return notes
+
+
+def optimize(
+    graph: Graph, options: Options, calibration: Calibration | None = None, say: Progress | None = None
+) -> Any:
     """Runs the backend's pipeline on a graph in place; returns the PassContext with its log."""
     from ..backends.cpu import PIPELINE
     from ..passes.base import PassContext, run_passes
 
     context = PassContext()
-    if options.prune:
-        from ..passes.pruning import prune
-
-        context.notes += prune(graph, options.prune).lines()
+    context.notes += shrink(graph, options, calibration, say)
     run_passes(graph, PIPELINE, context)
     return context
 
 
-def _compile_file(model: Source, options: Options, out: Path, say: Progress) -> None:
+def _compile_file(model: Source, options: Options, calibration: Calibration | None, out: Path, say: Progress) -> None:
     from ..backends.build import build_artifact
     from ..backends.cpu import lower
     from ..backends.fallback import Fallback
@@ -136,7 +188,7 @@ def _compile_file(model: Source, options: Options, out: Path, say: Progress) -> 
     graph = import_source(model, options)
     say("optimizing the graph", 0.02)
     nodes = len(graph)
-    context = optimize(graph, options)
+    context = optimize(graph, options, calibration, say)
     say("lowering", 0.05)
     fallback = Fallback() if options.fallback else None
     lowered = lower(graph, target, fallback)
@@ -150,12 +202,13 @@ def _compile_file(model: Source, options: Options, out: Path, say: Progress) -> 
 # --- cache keys --------------------------------------------------------------------------------------------------
 
 
-def _key(model: Source, options: Options) -> str:
+def _key(model: Source, options: Options, calibration: Calibration | None) -> str:
     from ..backends.runtime.cache import digest
     from ..backends.target import Target
 
     target = repr(Target.parse(options.target)).encode()
     parts: list[bytes | Path] = [_fingerprint(), target, options.text().encode()]
+    parts.append(calibration.key.encode() if calibration else b"")
     if isinstance(model, bytes):
         parts.append(model)
     elif isinstance(model, (str, os.PathLike)):

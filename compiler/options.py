@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+import numpy as np
 
 from .errors import UnsupportedError, UsageError
 
 FALLBACKS = ("onnxruntime",)
+RANGES = ("mse", "percentile", "average", "minmax", "entropy")
+"""Ways to choose the range that 8 bits span (passes/quantization/observers.py)."""
+
+Run = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
+"""A model as a metric sees it: {input name: array} to {output name: array}."""
+Metric = Callable[[Run], float]
+"""A score of a model, the higher the better."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +27,8 @@ class Options:
 
     `shapes` fixes input shapes ({input: dims}); `threads` is how many threads a run uses (0: all this process may run
     on); `fallback` names the engine that runs nodes optc cannot lower; `prune` is a pruning spec (see passes/pruning).
+    `int8` quantizes by ranges chosen by `calibration_method`; `accuracy_budget` is the share of the float model's
+    score that int8 may cost (0.005: half a percent); `weights` is a spec of weight-only compression.
     """
 
     target: str = "cpu"
@@ -28,12 +39,19 @@ class Options:
     int8: bool = False
     bf16: bool = False
     fp16: bool = False
+    calibration_method: str = "mse"
+    accuracy_budget: float | None = None
+    weights: str | None = None
 
     def check(self) -> None:
         """Raises UnsupportedError for what this version has not yet, UsageError for values out of range."""
-        for name in ("int8", "bf16", "fp16"):
+        for name in ("bf16", "fp16"):
             if getattr(self, name):
                 raise UnsupportedError(f"--{name} is not available in this version", hint="Compile in float32.")
+        if self.calibration_method not in RANGES:
+            raise UsageError("unknown calibration method", expected=" or ".join(RANGES), found=self.calibration_method)
+        if self.accuracy_budget is not None and not (self.int8 and 0 <= self.accuracy_budget < 1):
+            raise UsageError("an accuracy budget is a share below 1 of what int8 may cost", found=self.accuracy_budget)
         if self.fallback is not None and self.fallback not in FALLBACKS:
             raise UsageError("unknown fallback engine", expected=" or ".join(FALLBACKS), found=self.fallback)
         if self.threads < 0:
@@ -45,3 +63,14 @@ class Options:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self) | {"shapes": {k: list(v) for k, v in sorted(self.shapes.items())}}
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Data that shows which values a model takes: samples {input name: array} (None: made-up ones) and a metric to
+    judge it by, if any. Equal keys mean equal samples and no metric; without one nothing is cached.
+    """
+
+    samples: Iterable[Any] | None
+    key: str = ""
+    metric: Metric | None = None

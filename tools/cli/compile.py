@@ -1,6 +1,7 @@
 """Compile MODEL.onnx into an artifact (.optc).
 
-Examples: optc model.onnx / optc model.onnx --shape x=1x3x224x224 --threads 2 -o out.optc
+Examples: optc model.onnx / optc model.onnx --shape x=1x3x224x224 --threads 2 -o out.optc /
+optc model.onnx --int8 --calib samples.npz --accuracy-budget 0.5%
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from typing import Annotated
 
 import typer
 
-from ...compiler.errors import UnsupportedError
+from ...compiler.errors import UnsupportedError, UsageError
 from ...compiler.options import Options
 from ..data import parse_shapes
 from .common import Json, Printer, Quiet, Shapes, TargetName
+from .quantize import AccuracyBudget, CalibrationData, CalibrationMethod, calibration_data, parse_share
 
 
 def command(
@@ -28,19 +30,26 @@ def command(
     ] = None,
     prune: Annotated[str | None, typer.Option(help="Prune first, e.g. channels=50% or weights<1e-3.")] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Compile even if the result is cached.")] = False,
-    int8: Annotated[bool, typer.Option("--int8", help="Not in this version.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Quantize to 8-bit integers.")] = False,
+    calib: CalibrationData = None,
+    calib_method: CalibrationMethod = "mse",
+    accuracy_budget: AccuracyBudget = None,
+    weights: Annotated[str | None, typer.Option(help="Compress weights only, e.g. int8 or int4:block=32.")] = None,
     bf16: Annotated[bool, typer.Option("--bf16", help="Not in this version.")] = False,
     fp16: Annotated[bool, typer.Option("--fp16", help="Not in this version.")] = False,
-    calib: Annotated[Path | None, typer.Option(help="Not in this version.")] = None,
     tune: Annotated[bool, typer.Option("--tune", help="Not in this version.")] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    for name, given in (("--tune", tune), ("--calib", calib is not None)):
-        if given:
-            raise UnsupportedError(f"{name} is not available in this version")
-    options = Options(target, parse_shapes(shape or []), threads, fallback, prune, int8, bf16, fp16)
+    if tune:
+        raise UnsupportedError("--tune is not available in this version")
+    budget = parse_share(accuracy_budget)
+    options = Options(
+        target, parse_shapes(shape or []), threads, fallback, prune, int8, bf16, fp16, calib_method, budget, weights
+    )
     options.check()
+    if calib is not None and not int8:
+        raise UsageError("--calib serves --int8 only", hint="Add --int8.")
     from ...backends.runtime.artifact import read_artifact
     from ...backends.summary import render
     from ...compiler.driver import compile_to
@@ -49,7 +58,8 @@ def command(
     out = output or model.with_suffix(".optc")
     started = time.perf_counter()
     with printer.progress(model.name) as progress:
-        compile_to(model, out, options, cache=not no_cache, progress=progress)
+        data = calibration_data(calib, model, options) if calib else None
+        compile_to(model, out, options, calibration=data, cache=not no_cache, progress=progress)
     seconds = time.perf_counter() - started
     summary = read_artifact(out, host=False).manifest["summary"]
     size = out.stat().st_size

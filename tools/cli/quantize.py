@@ -1,0 +1,78 @@
+"""Quantize a model to 8-bit integers and write it as standard QDQ ONNX.
+
+Example: optc quantize model.onnx --calib samples.npz -o model.int8.onnx
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ...compiler.errors import UsageError
+from ...compiler.options import RANGES, Calibration, Options
+from ..data import parse_shapes
+from .common import Json, Printer, Quiet, Shapes
+
+CalibrationData = Annotated[
+    Path | None,
+    typer.Option("--calib", help="Samples: an .npz, a folder of them, or test_data_set_N folders. Default: made-up."),
+]
+CalibrationMethod = Annotated[str, typer.Option(help=f"How ranges are chosen: {', '.join(RANGES)}.")]
+AccuracyBudget = Annotated[
+    str | None,
+    typer.Option(help="What int8 may cost, e.g. 0.5%: the worst layers stay float until the outputs agree so well."),
+]
+
+
+def command(
+    model: Annotated[Path, typer.Argument(help="The ONNX model.", metavar="MODEL.onnx")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the result.")],
+    calib: CalibrationData = None,
+    calib_method: CalibrationMethod = "mse",
+    accuracy_budget: AccuracyBudget = None,
+    shape: Shapes = None,
+    prune: Annotated[str | None, typer.Option(help="Prune first, e.g. channels=50%.")] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    from ...compiler.driver import import_source, shrink
+    from ...compiler.onnx.exporter import save_model
+
+    options = Options(
+        shapes=parse_shapes(shape or []),
+        prune=prune,
+        int8=True,
+        calibration_method=calib_method,
+        accuracy_budget=parse_share(accuracy_budget),
+    )
+    options.check()
+    printer = Printer(json, quiet)
+    with printer.progress(model.name) as progress:
+        data = calibration_data(calib, model, options) if calib else None
+        graph = import_source(model, options)
+        lines = shrink(graph, options, data, progress)
+        save_model(graph, output)
+    size = output.stat().st_size
+    lines.append(f"written to {output} ({size / 1e6:.2f} MB)")
+    printer.show("\n".join(lines), {"notes": lines[:-1], "model": str(output), "bytes": size})
+
+
+def parse_share(text: str | None) -> float | None:
+    """0.005 for "0.5%" or "0.005". Raises UsageError."""
+    if text is None:
+        return None
+    try:
+        return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        raise UsageError("not a share", expected="a number or a percentage, e.g. 0.5%", found=text) from None
+
+
+def calibration_data(path: Path, model: Path, options: Options) -> Calibration:
+    """The samples a user names, read while they are used."""
+    from ...compiler.driver import import_source
+    from ..data import Dataset, ports_of
+
+    data = Dataset(path, ports_of(import_source(model, options)))
+    return Calibration(data, data.key)
