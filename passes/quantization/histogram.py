@@ -44,6 +44,10 @@ class Histogram:
         self._buffer = np.empty(0, np.float32)
         self._used = 0
 
+    @property
+    def kind(self) -> str:
+        return "Histogram"
+
     def update(self, array: np.ndarray) -> None:
         """Takes an array in. Raises CalibrationError if it holds NaN."""
         values = floats(array)

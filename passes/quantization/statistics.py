@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -16,6 +16,10 @@ State = Mapping[str, np.ndarray]
 class Statistic(Protocol):
     """Something summed up over the arrays that a value takes."""
 
+    @property
+    def kind(self) -> str:
+        """Class and options: statistics of one kind can load each other's states."""
+
     def update(self, array: np.ndarray) -> None:
         """Takes one sample's array into account. Raises CalibrationError if it holds NaN."""
 
@@ -24,6 +28,10 @@ class Statistic(Protocol):
 
     def load(self, state: State) -> None:
         """Goes on from a saved state; raises KeyError or ValueError if it is of another kind."""
+
+
+Wanted = Mapping[str, Sequence[Statistic]]
+"""Statistics by the name of the value they watch."""
 
 
 def floats(array: np.ndarray) -> np.ndarray:
@@ -44,6 +52,10 @@ class ChannelRange:
         self.axis = axis
         self.count = 0
         self.minimum = self.maximum = self.absolute_sum = np.zeros(0)
+
+    @property
+    def kind(self) -> str:
+        return f"ChannelRange({self.axis})"
 
     def update(self, array: np.ndarray) -> None:
         if not array.size:
@@ -90,6 +102,10 @@ class ChannelMean:
         self.count = 0
         self.total = np.zeros(0)
 
+    @property
+    def kind(self) -> str:
+        return f"ChannelMean({self.axis})"
+
     def update(self, array: np.ndarray) -> None:
         if not array.size:
             return
@@ -119,6 +135,10 @@ class Gram:
     def __init__(self) -> None:
         self.count = 0
         self.total = np.zeros((0, 0))
+
+    @property
+    def kind(self) -> str:
+        return "Gram"
 
     def update(self, array: np.ndarray) -> None:
         if not array.size:
