@@ -2,12 +2,14 @@
 
 A 1x1 convolution of stride 1 is a matmul over all pixels. Any other is computed directly: rows of a register tile are
 output pixels of one image row (or of several short ones), k runs over taps and channels. In channels-last memory the
-taps of one kernel row are one run. Where the image is padded, a strip of it is first copied into scratch memory with
+taps of one kernel row are one run; or they are walked side by side, so that a pixel under several overlapping windows
+is read once for all of them. Where the image is padded, a strip of it is first copied into scratch memory with
 its border of zeros, so that the inner loops know no borders.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -118,7 +120,8 @@ class ConvSpec:
 class ConvPlan:
     """Register tile of `height` x `width` output pixels; `strip` output rows (a multiple of `height`) are a task's
     share; `groups` parts of the panels are separate tasks; `workers` tasks at a time have scratch memory;
-    panels are fetched `ahead` steps of k before their use (0: not)."""
+    panels are fetched `ahead` steps of k before their use (0: not); `taps` of a kernel row (1 or all) are walked side
+    by side."""
 
     tile: RegisterTile
     height: int
@@ -127,6 +130,7 @@ class ConvPlan:
     groups: int
     workers: int
     ahead: int = 0
+    taps: int = 1
 
 
 def plans(spec: ConvSpec, target: Target, arithmetic: Arithmetic = F32) -> Iterator[ConvPlan | MatmulPlan]:
@@ -141,7 +145,7 @@ def plans(spec: ConvSpec, target: Target, arithmetic: Arithmetic = F32) -> Itera
     workers = target.num_cores if spec.macs >= matmul.PARALLEL_MACS * arithmetic.depth else 1
     a_size, b_size = itemsize(arithmetic.a), itemsize(arithmetic.b)
     row_bytes = a_size * guess(g.pitch) * g.kernel[0]
-    for tile, th, tw in _pixel_tiles(spec, g, target, arithmetic)[:8]:
+    for tile, th, tw, taps in _pixel_tiles(spec, g, target, arithmetic)[:8]:
         panels = -(-spec.c_out // spec.group // tile.panel)
         weights = b_size * spec.c_out * spec.c_in // spec.group * int(product(g.kernel))
         fit = max(th, (target.l2 // 2 // row_bytes - g.reach[1]) // g.strides[1] // th * th)
@@ -155,7 +159,7 @@ def plans(spec: ConvSpec, target: Target, arithmetic: Arithmetic = F32) -> Itera
             else:
                 strips = -(-strips // workers) * workers
         strip = max(th, -(-height // strips // th) * th)
-        yield ConvPlan(tile, th, tw, strip, groups, workers, steps_ahead(tile, weights, target))
+        yield ConvPlan(tile, th, tw, strip, groups, workers, steps_ahead(tile, weights, target), taps)
 
 
 def pack_weights(array: np.ndarray, spec: ConvSpec, plan: ConvPlan | MatmulPlan) -> np.ndarray:
@@ -271,27 +275,35 @@ def _panels(spec: ConvSpec, tile: RegisterTile) -> tuple[int, int, int]:
 
 def _pixel_tiles(
     spec: ConvSpec, g: _Geometry, target: Target, arithmetic: Arithmetic
-) -> list[tuple[RegisterTile, int, int]]:
-    """(tile, height, width) choices, the cheapest by estimate first."""
+) -> list[tuple[RegisterTile, int, int, int]]:
+    """(tile, height, width, taps side by side) choices, the cheapest by estimate first, then those with fewer loads."""
     out_h, out_w = static(g.out[1]), static(g.out[2])
-    width, columns = max(1, guess(g.out[2])), spec.c_out // spec.group
-    found: dict[tuple[RegisterTile, int, int], float] = {}
+    width, columns, c_group = max(1, guess(g.out[2])), spec.c_out // spec.group, spec.c_in // spec.group
+    found: dict[tuple[RegisterTile, int, int, int], tuple[float, float]] = {}
+
+    def reads(count: int, taps: int) -> float:
+        """Elements of x that `count` pixels of a row read in a step, each once."""
+        places = {i * g.strides[2] + tap * g.dilations[2] for i in range(count) for tap in range(taps)}
+        return len(places) / taps
+
     for vectors in range(1, min(6, -(-columns // target.lanes)) + 1):
         panels = -(-columns // (vectors * target.lanes))
         one = RegisterTile(1, vectors, target.lanes, arithmetic)
-        far = is_far(one, spec.c_in // spec.group * int(product(g.kernel)), target)
+        far = is_far(one, c_group * int(product(g.kernel)), target)
         for most in range(1, min(16, width) + 1):
             tw = -(-width // -(-width // most)) if out_w else most
             heights = range(1, 1 + max(1, min(14 // tw, out_h or 4))) if tw == out_w else (1,)
-            for th in heights:
+            for th, taps in itertools.product(heights, {1, g.kernel[2]}):
                 tile = replace(one, rows=th * tw)
-                if not tile.fits(target):
+                if not tile.fits(target, taps) or (taps > 1 and c_group % arithmetic.depth):
                     continue
-                per_row = width // tw * tile.cycles(far)
+                loads = th * reads(tw, taps)
+                per_row = width // tw * tile.cycles(far, loads)
                 if width % tw:
-                    per_row += replace(one, rows=th * (width % tw)).cycles(far)
-                found[tile, th, tw] = panels * per_row * -(-guess(g.out[1]) // th)
-    return sorted(found, key=lambda t: (found[t], -t[0].rows))
+                    rest = width % tw
+                    per_row += replace(one, rows=th * rest).cycles(far, th * reads(rest, taps))
+                found[tile, th, tw, taps] = panels * per_row * -(-guess(g.out[1]) // th), loads / tile.rows
+    return sorted(found, key=lambda t: (found[t][0], -t[0].rows, found[t][1]))
 
 
 def _strip(
@@ -324,8 +336,12 @@ def _strip(
     planes = (g.kernel[0], g.dilations[0] * plane)
     lines = (g.kernel[1], g.dilations[1] * g.pitch)
     count, length = spec.runs
-    taps = () if count < int(product(g.kernel)) else ((g.kernel[2], g.dilations[2] * c),)
-    run = Run((planes, lines, *taps), length)
+    if plan.taps > 1:
+        run = Run((planes, lines), c_group, 1, plan.taps, g.dilations[2] * c)
+    elif count < int(product(g.kernel)):
+        run = Run((planes, lines), length)
+    else:
+        run = Run((planes, lines, (g.kernel[2], g.dilations[2] * c)), length)
     each = spec.c_out // spec.group
     panels, steps, width = _panels(spec, plan.tile)
     per_part = -(-panels // plan.groups)

@@ -95,18 +95,19 @@ class RegisterTile:
         """Columns of a panel."""
         return self.vectors * self.lanes
 
-    def fits(self, target: Target) -> bool:
-        """Whether accumulators, one row of B and a broadcast stay in registers."""
-        held = self.vectors + 1 if self.vectors > 1 else 1
+    def fits(self, target: Target, taps: int = 1) -> bool:
+        """Whether accumulators, one row of B for each tap (see `Run`) and a broadcast stay in registers."""
+        held = taps * self.vectors + 1 if taps * self.vectors > 1 else 1
         return self.rows * self.vectors + held + self.arithmetic.scratch <= target.registers
 
-    def cycles(self, far: bool = False) -> float:
+    def cycles(self, far: bool = False, reads: float | None = None) -> float:
         """Cycles per step: the work on accumulators, two loads a cycle, and the chain through each accumulator.
 
-        `far`: panels do not stay in L1, so that a row of one comes from L2.
+        `far`: panels do not stay in L1, so that a row of one comes from L2. `reads`: elements of A a step, if rows
+        share them.
         """
         work = self.rows * self.vectors * self.arithmetic.cost
-        loads = (self.rows + self.vectors) / 2
+        loads = ((self.rows if reads is None else reads) + self.vectors) / 2
         fetch = self.arithmetic.lane_bytes * self.panel / L2_BYTES_PER_CYCLE if far else 0.0
         return max(work, loads, fetch, self.arithmetic.latency) + 0.2
 
@@ -121,11 +122,28 @@ class Rows:
 
 @dataclass(frozen=True)
 class Run:
-    """The walk along k: loops `(extent, stride in A)` around `length` elements of A, `step` apart; B runs on."""
+    """The walk along k: loops `(extent, stride in A)` around `length` elements of A, `step` apart; B runs on.
+
+    `taps` such stretches, `apart` elements from each other in A, are walked side by side: an element that several rows
+    read, because the windows of a convolution overlap, is read once for all of them.
+    """
 
     outer: tuple[tuple[int, Dim], ...]
     length: Dim
     step: Dim = 1
+    taps: int = 1
+    apart: int = 0
+
+    def readers(self, offsets: Sequence[Dim]) -> list[tuple[Dim, list[tuple[int, int]]]]:
+        """The elements of A of one step, by their offset, each with the (row, tap) pairs that multiply it. With several
+        taps the offsets of the rows are ints."""
+        if self.taps == 1:
+            return [(offset, [(i, 0)]) for i, offset in enumerate(offsets)]
+        found: dict[int, list[tuple[int, int]]] = {}
+        for i, offset in enumerate(offsets):
+            for tap in range(self.taps):
+                found.setdefault(offset + tap * self.apart, []).append((i, tap))
+        return sorted(found.items())
 
 
 @dataclass(frozen=True)
@@ -159,17 +177,21 @@ def register_tile(
         for j in range(tile.vectors):
             kb.store(acc, at(i, j), splat(tirx.const(0, kind.sum), lanes), lanes)
 
+    readers = run.readers(rows.offsets)
+
     def step(a_at: Dim, k: Dim, depth: int) -> None:
         if b.ahead:
             for j in range(0, tile.panel * kind.depth, LINE_BYTES // itemsize(kind.b)):
                 kb.prefetch(b.view, b.base + ((k + b.ahead) * b.pitch + j), locality=2)
-        at_columns = [b.base + (k * b.pitch + j * lanes * kind.depth) for j in range(tile.vectors)]
-        columns = [kind.column(kb, b.view, place, lanes) for place in at_columns]
-        for i, offset in enumerate(rows.offsets):
+        at_rows = [b.base + (k + tap * kind.steps(run.length)) * b.pitch for tap in range(run.taps)]
+        columns = [[kind.column(kb, b.view, row + j * lanes * kind.depth, lanes) for j in range(tile.vectors)]
+                   for row in at_rows]  # fmt: skip
+        for offset, users in readers:
             element = kind.element(kb, a, a_at + offset, depth, lanes)
-            for j in range(tile.vectors):
-                total = kind.accumulate(kb.load(acc, at(i, j), lanes), element, columns[j], lanes)
-                kb.store(acc, at(i, j), total, lanes)
+            for i, tap in users:
+                for j in range(tile.vectors):
+                    total = kind.accumulate(kb.load(acc, at(i, j), lanes), element, columns[tap][j], lanes)
+                    kb.store(acc, at(i, j), total, lanes)
 
     def walk(level: int, a_at: Dim, done: Dim) -> None:
         if level < len(run.outer):
@@ -178,7 +200,8 @@ def register_tile(
                 walk(level + 1, a_at + t * stride, done * extent + t)
             return
         length = known(run.length)
-        start, whole = done * kind.steps(length), floordiv(length, kind.depth) if kind.depth > 1 else length
+        start = done * (kind.steps(length) * run.taps)
+        whole = floordiv(length, kind.depth) if kind.depth > 1 else length
         with kb.loop(whole, "k") as k:
             step(a_at + k * (run.step * kind.depth), start + k, kind.depth)
         if kind.depth > 1 and length % kind.depth:

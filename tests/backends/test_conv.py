@@ -9,7 +9,7 @@ import pytest
 from optc.backends.jit import jit
 from optc.backends.kernels import conv, depthwise
 from optc.backends.kernels.conv import ConvPlan, ConvSpec
-from optc.backends.kernels.tile import RegisterTile
+from optc.backends.kernels.tile import RegisterTile, Run
 from optc.backends.target import Target
 from tvm import tirx
 
@@ -114,6 +114,43 @@ def test_sizes_known_only_at_run_time(k: int, stride: int, pad: int, group: int)
 def test_tasks_cover_the_output(strip: int, groups: int, threads: int) -> None:
     plan = ConvPlan(RegisterTile(10, 1, 16), 2, 5, strip, groups, workers=2, ahead=4)
     check(conv, square((13, 5), 6, 70, 3, 1, 1, n=3), plan=plan, threads=threads)
+
+
+OVERLAPS = {
+    "windows that overlap": (square((7, 9), 6, 20, 3, 1, 1), 1, 5),
+    "rows of several lines": (square((5, 4), 6, 20, 3, 1, 1), 2, 4),
+    "stride": (square((9, 13), 6, 20, 3, 2, 1), 1, 5),
+    "stride beyond the kernel": (square((9, 13), 6, 20, 2, 3, 1), 1, 5),
+    "dilation": (square((9, 13), 6, 20, 3, 1, 2, 2), 1, 5),
+    "dilation beyond the stride": (square((9, 13), 6, 20, 3, 2, 1, 3), 1, 2),
+    "groups": (square((6, 8), 12, 40, 3, 1, 1, group=2), 1, 4),
+    "no padding": (square((6, 8), 6, 20, 3), 1, 4),
+    "1-D": (ConvSpec(2, (21,), 6, 20, (5,), (1,), (2, 2), (1,)), 1, 8),
+}
+
+
+@pytest.mark.parametrize("name", OVERLAPS)
+def test_taps_side_by_side(name: str) -> None:
+    spec, height, width = OVERLAPS[name]
+    tile = RegisterTile(height * width, 1, 8)
+    plan = ConvPlan(tile, height, width, strip=4, groups=1, workers=1, taps=spec.kernel[-1])
+    check(conv, spec, plan=plan)
+
+
+def test_taps_side_by_side_of_sizes_known_only_at_run_time() -> None:
+    plan = ConvPlan(RegisterTile(6, 1, 8), 1, 6, strip=4, groups=1, workers=1, taps=3)
+    check(conv, square((H, W), 6, 20, 3, 1, 1, n=B), {B: 2, H: 7, W: 17}, plan)
+
+
+def test_one_vector_of_channels_reads_a_pixel_once_for_all_taps() -> None:
+    plan = next(iter(conv.plans(square((14, 14), 16, 16, 3, pad=1), Target.parse("cpu:x86-64-v4"))))
+    assert isinstance(plan, ConvPlan)
+    assert (plan.taps, plan.tile.rows, plan.tile.vectors) == (3, 14, 1)
+
+
+def test_readers_join_rows_that_meet() -> None:
+    run = Run((), 4, taps=2, apart=4)
+    assert run.readers([0, 4]) == [(0, [(0, 0)]), (4, [(0, 1), (1, 0)]), (8, [(1, 1)])]
 
 
 def test_later_plans_are_correct() -> None:
