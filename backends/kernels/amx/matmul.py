@@ -30,7 +30,7 @@ from ..builder import (
     result_dtype,
 )
 from ..matmul import MatmulSpec, guess
-from .tiles import Block, Panel, Source, Tiles
+from .tiles import Block, Columns, Output, Panel, Source, Tiles
 from .walk import Walk
 
 PARALLEL_MACS = 16_000_000
@@ -115,6 +115,7 @@ def build(
     b = buffer("b", (walk.packed(n),), kind.b)
     bias = buffer("bias", (n,), kind.sum)
     y = buffer("y", (*(rows or (*spec.batch_a, spec.m)), n), result_dtype(epilogue, kind.sum))
+    output = Output(kb.flat(y), n, epilogue)
     batch = () if flat else spec.batch_a
     m = known(product((*spec.batch_a, spec.m)) if flat else spec.m)
     block_rows = plan.block.rows * ROWS
@@ -128,7 +129,8 @@ def build(
         chunk = kb.let(floormod(floordiv(task, plan.parts), chunks), "chunk")
         outer = kb.let(floordiv(task, chunks * plan.parts), "outer")
         index = unravel(kb, outer, batch)
-        tiles = Tiles(kb, walk, plan.block, tile_rows, kb.flat(b), kb.flat(bias), n)
+        tiles = Tiles(kb, walk, plan.block, tile_rows)
+        columns = Columns(kb, n, plan.block.columns, kb.flat(b), 0, kb.flat(bias))
         first_block = chunk * per_chunk
         mine = kb.let(minimum(per_chunk, count - first_block), "blocks")
         rows_ = _Rows(kb, plan.block.rows, m, outer * m)
@@ -140,19 +142,19 @@ def build(
                 source = Source(kb.flat(a), [(outer * m + s) * k for s in starts], k, [i64(0)])
             else:
                 source = copied
-            tiles.multiply(source, panel)
+            tiles.multiply(source, columns, panel)
             tiles.spill(panel)
             with kb.loop(tile_rows, "r") as r:
                 for i, start in enumerate(starts):
                     row = kb.let(start + r, "row")
                     at = outer * m + row
-                    tiles.put(r + i * ROWS, panel, kb.flat(y), at, epilogue, [at] if flat else [*index, row])
+                    tiles.put(r + i * ROWS, columns, panel, output, at, [at] if flat else [*index, row])
 
         def panel_of(panel: Panel) -> None:
             with kb.loop(mine, "block") as number:
                 one(kb.let(first_block + number, "number"), panel)
 
-        tiles.each_panel(part, plan.parts, panel_of)
+        columns.each_panel(part, plan.parts, panel_of)
         tiles.release()
     func = kb.finish([a, b, bias, *(epilogue.buffers if epilogue else ()), y])
     return func.with_attr(FEATURES, " ".join(kind.features))

@@ -63,45 +63,82 @@ class Source:
 
 @dataclass(frozen=True)
 class Panel:
-    """Panel `number` of B: `width` tiles, in the last of which `columns` columns exist."""
+    """Panel `number` of B: `width` tiles, in the last of which `last` columns exist."""
 
     number: Expr
     width: int
-    columns: int = COLUMNS
+    last: int = COLUMNS
+
+    def lanes(self, j: int) -> int:
+        """Columns of tile j."""
+        return self.last if j == self.width - 1 else COLUMNS
 
 
-class Tiles:
-    """The tiles of one task: made at its beginning, released at its end.
+class Columns:
+    """A packed B and its bias: `count` columns, from column `first` of the output on, in panels of `width` tiles.
 
-    `rows` is the number of rows of a tile, 16 or less; `columns` how many the output has.
+    `base` is where B starts in the flat view `b`.
     """
 
     def __init__(
-        self, kb: KernelBuilder, walk: Walk, block: Block, rows: Dim, b: Expr, bias: Expr, columns: int
+        self, kb: KernelBuilder, count: int, width: int, b: Expr, base: Dim, bias: Expr, first: Dim = 0
     ) -> None:
-        self.kb, self.walk, self.block, self.rows, self.columns = kb, walk, block, rows, columns
-        self._b, self._bias = b, bias
+        self.kb, self.count, self.width = kb, count, width
+        self.b, self.base, self.first = b, base, first
+        self._bias = bias
+        self._last_bias = self._padded_bias() if count % COLUMNS else None
+
+    def _padded_bias(self) -> Expr:
+        """The bias of the last tile's columns, where a tile load would leave the array."""
+        done = self.count // COLUMNS * COLUMNS
+        last = self.kb.local(COLUMNS, str(self._bias.dtype), "last_bias")
+        self.kb.copy(last, 0, self._bias, self.first + done, self.count - done)
+        return last
+
+    def bias(self, panel: Panel, j: int) -> Expr:
+        """Pointer to the bias of tile j of a panel."""
+        if self._last_bias is not None and panel.lanes(j) < COLUMNS:
+            return address(self._last_bias, 0)
+        return address(self._bias, panel.number * (self.width * COLUMNS) + (self.first + j * COLUMNS))
+
+    def each_panel(self, part: Expr, parts: int, body: Callable[[Panel], None]) -> None:
+        """`body` for each panel of part number `part`; the last panel may be narrower, and is code of its own."""
+        kb = self.kb
+        panels = self.count // (self.width * COLUMNS)
+        per_part = -(-panels // parts)
+        first = part * per_part
+        mine = minimum(per_part, panels - first) if parts > 1 else panels
+        with kb.loop(mine, "p") as p:
+            body(Panel(kb.let(first + p, "panel"), self.width))
+        rest = self.count - panels * self.width * COLUMNS
+        if rest:
+            with kb.when(tirx.EQ(part, i64(parts - 1)) if parts > 1 else True):
+                body(Panel(i64(panels), -(-rest // COLUMNS), rest % COLUMNS or COLUMNS))
+
+
+@dataclass(frozen=True)
+class Output:
+    """A flat view of rows `pitch` elements apart, written through the epilogue."""
+
+    view: Expr
+    pitch: int
+    epilogue: Epilogue | None
+
+
+class Tiles:
+    """The tile registers of one thread for a block of sums: configured when made, given back by `release`.
+
+    `rows` is the number of rows of a tile, 16 or less.
+    """
+
+    def __init__(self, kb: KernelBuilder, walk: Walk, block: Block, rows: Dim = ROWS) -> None:
+        self.kb, self.walk, self.block, self.rows = kb, walk, block, rows
         self._scratch = kb.local(block.sums * ROWS * COLUMNS, walk.kind.sum, "sums")
-        self._last_bias = self._padded_bias() if columns % COLUMNS else None
         self._configure()
 
     @property
     def kind(self) -> TileType:
         return self.walk.kind
-
-    def each_panel(self, part: Expr, parts: int, body: Callable[[Panel], None]) -> None:
-        """`body` for each panel of part number `part`; the last panel may be narrower, and is code of its own."""
-        kb, wide = self.kb, self.block.columns
-        panels = self.columns // (wide * COLUMNS)
-        per_part = -(-panels // parts)
-        first = part * per_part
-        mine = minimum(per_part, panels - first) if parts > 1 else panels
-        with kb.loop(mine, "p") as p:
-            body(Panel(kb.let(first + p, "panel"), wide))
-        rest = self.columns - panels * wide * COLUMNS
-        if rest:
-            with kb.when(tirx.EQ(part, i64(parts - 1)) if parts > 1 else True):
-                body(Panel(i64(panels), -(-rest // COLUMNS), rest % COLUMNS or COLUMNS))
 
     def release(self) -> None:
         self.kb.emit(amx.release())
@@ -117,42 +154,28 @@ class Tiles:
             self.kb.store(config, offset, tirx.Cast("uint8", i64(value)))
         self.kb.emit(amx.configure(address(config, 0)))
 
-    def _padded_bias(self) -> Expr:
-        """The bias of the last tile's columns, where a tile load would leave the array."""
-        first = self.columns // COLUMNS * COLUMNS
-        last = self.kb.local(COLUMNS, self.kind.sum, "last_bias")
-        self.kb.copy(last, 0, self._bias, first, self.columns - first)
-        return last
-
-    def multiply(self, a: Source, panel: Panel) -> None:
+    def multiply(self, a: Source, columns: Columns, panel: Panel) -> None:
         """Sums of a block over all of k."""
-        kb, block, walk = self.kb, self.block, self.walk
-        size = walk.steps * walk.tile
-        base = kb.let(panel.number * (size * block.columns), "b_base")
-        self._start_with_bias(panel)
+        kb, walk = self.kb, self.walk
+        wide = walk.steps * walk.tile * self.block.columns
+        base = kb.let(columns.base + panel.number * wide, "b_base")
+        for i in range(self.block.rows):
+            for j in range(panel.width):
+                kb.emit(amx.load(self.block.sum(i, j), columns.bias(panel, j), i64(0)))
         done = 0
         for run, offset in enumerate(a.runs):
             starts = walk.starts(run)
             even = len(starts) if starts[-1] == (len(starts) - 1) * walk.step else len(starts) - 1
-            unrolled = even <= UNROLLED_STEPS
-            if not unrolled:
-                with kb.loop(even, "k") as k:
-                    self._step(a, offset + k * walk.step, base + (done + k) * (panel.width * walk.tile), panel.width)
-            for k in range(0 if unrolled else even, len(starts)):
-                self._step(a, offset + starts[k], base + (done + k) * (panel.width * walk.tile), panel.width)
+            looped = even if even > UNROLLED_STEPS else 0
+            size = panel.width * walk.tile
+            with kb.loop(looped, "k") as k:
+                self._step(a, offset + k * walk.step, columns.b, base + (done + k) * size, panel.width)
+            for k in range(looped, len(starts)):
+                self._step(a, offset + starts[k], columns.b, base + (done + k) * size, panel.width)
             done += len(starts)
 
-    def _start_with_bias(self, panel: Panel) -> None:
-        first = panel.number * (self.block.columns * COLUMNS)
-        for j in range(panel.width):
-            bias, at = self._bias, first + j * COLUMNS
-            if self._last_bias is not None and panel.columns < COLUMNS and j == panel.width - 1:
-                bias, at = self._last_bias, 0
-            for i in range(self.block.rows):
-                self.kb.emit(amx.load(self.block.sum(i, j), address(bias, at), i64(0)))
-
-    def _step(self, a: Source, k: Dim, b_at: Dim, width: int) -> None:
-        """All products of one step."""
+    def _step(self, a: Source, k: Dim, b: Expr, b_at: Dim, width: int) -> None:
+        """All products of one step: `k` elements into the rows of A, and tiles of B from `b_at` on."""
         block, walk = self.block, self.walk
         a_registers, b_registers = block.registers_of_a, block.registers_of_b
 
@@ -164,7 +187,7 @@ class Tiles:
 
         def load_b(j: int) -> int:
             register = b_registers[j % len(b_registers)]
-            self.kb.emit(amx.load(register, address(self._b, b_at + j * walk.tile), i64(ROW_BYTES)))
+            self.kb.emit(amx.load(register, address(b, b_at + j * walk.tile), i64(ROW_BYTES)))
             return register
 
         def dot(i: int, j: int, of_a: int, of_b: int) -> None:
@@ -192,14 +215,13 @@ class Tiles:
                 at = address(self._scratch, i * ROWS * pitch + j * COLUMNS)
                 self.kb.emit(amx.store(self.block.sum(i, j), at, i64(pitch * 4)))
 
-    def put(self, i: Dim, panel: Panel, y: Expr, row: Dim, epilogue: Epilogue | None, indices: Sequence[Expr]) -> None:
-        """Stores row i of the block (counted over its tiles) as row `row` of the output `y` [rows, columns].
-
-        `indices` are those of the row, for the epilogue.
-        """
+    def put(self, i: Dim, columns: Columns, panel: Panel, y: Output, row: Dim, indices: Sequence[Expr]) -> None:
+        """Stores row i of the block (counted over its tiles) as row `row` of the output; `indices` are those of the
+        row, for the epilogue."""
         pitch = self.block.columns * COLUMNS
+        first = panel.number * pitch + columns.first
         for j in range(panel.width):
             value = self.kb.load(self._scratch, i * pitch + j * COLUMNS, COLUMNS)
-            column = panel.number * pitch + j * COLUMNS
-            count = panel.columns if j == panel.width - 1 else COLUMNS
-            store_lanes(self.kb, y, row * self.columns + column, value, count, COLUMNS, epilogue, [*indices, column])
+            column = first + j * COLUMNS
+            at = row * y.pitch + column
+            store_lanes(self.kb, y.view, at, value, panel.lanes(j), COLUMNS, y.epilogue, [*indices, column])
