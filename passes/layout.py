@@ -25,6 +25,8 @@ from .base import PassContext, register_pass
 from .permute import Perm, inverse, is_plain_move, move_down, perm_of, transpose, transposed
 
 _SPATIAL = ("Conv", "ConvTranspose", "MaxPool", "AveragePool")
+_DTYPES = {"MaxPool": (DType.F32, DType.U8)}
+"""Element types other than float32 alone."""
 _GLOBAL = {"GlobalAveragePool": "ReduceMean", "GlobalMaxPool": "ReduceMax"}
 
 
@@ -45,11 +47,11 @@ class ChannelsLast:
 
 
 def to_channels_last(graph: Graph, node: Node) -> bool:
-    """Rewrites one spatial node (float32, rank 3 to 5, constant weights) between two Transposes."""
+    """Rewrites one spatial node (float32, MaxPool of bytes too; rank 3 to 5, constant weights) between two Transposes."""
     if node.op not in _SPATIAL and node.op not in _GLOBAL:
         return False
     x = node.operand(0)
-    if x.type.shape is None or not 3 <= x.type.rank <= 5 or x.type.dtype is not DType.F32:
+    if x.type.shape is None or not 3 <= x.type.rank <= 5 or x.type.dtype not in _DTYPES.get(node.op, (DType.F32,)):
         return False
     rank = x.type.rank
     if node.op in _GLOBAL:
@@ -83,9 +85,9 @@ def is_weight(value: Value) -> bool:
 
 def _sub_pixel(graph: Graph, node: Node) -> bool:
     """ConvTranspose = crop(DepthToSpace(Conv(x))). Needs group and dilations of 1 and one stride for both dims."""
-    x, w, bias = node.operand(0), node.operand(1), node.input(2)
+    x, w = node.operand(0), node.operand(1)
     strides = node.attrs.get("strides", (1, 1))
-    if x.type.rank != 4 or w.data is None or not isinstance(strides, tuple) or len(set(strides)) != 1:
+    if x.type.rank != 4 or not isinstance(strides, tuple) or len(set(strides)) != 1:
         return False
     automatic = node.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID") or "output_shape" in node.attrs
     if automatic or node.attrs.get("group", 1) != 1 or any(d != 1 for d in _pair(node, "dilations", 1)):
@@ -105,10 +107,22 @@ def _sub_pixel(graph: Graph, node: Node) -> bool:
     def emit(op: str, inputs: Sequence[Value | None], **attrs: Attr) -> Value:
         return graph.emit(op, inputs, attrs, before=node, loc=node.loc, names=[node.output.name]).output
 
-    weights = graph.constant(_phases(np.asarray(w.data), stride, taps), w.name)
-    inputs: list[Value | None] = [transpose(graph, x, to_nhwc(4), node), weights]
-    if bias is not None:
-        inputs.append(graph.constant(np.tile(np.asarray(bias.data), stride * stride), bias.name))
+    def weights(operand: Value) -> Value:
+        """The phases' weights, or the bias for each phase."""
+
+        def spread(value: Value) -> Value:
+            data = np.asarray(value.data)
+            spread = np.tile(data, stride**2) if data.ndim == 1 else _phases(data, stride, taps)
+            return graph.constant(spread, value.name, value.type.dtype)
+
+        if operand.data is not None:
+            return spread(operand)
+        source = operand.producer
+        assert source is not None
+        parameters = [v if v is None or v.type.rank == 0 else spread(v) for v in source.inputs]
+        return emit("DequantizeLinear", parameters, axis=0)
+
+    inputs = [transpose(graph, x, to_nhwc(4), node), *(None if v is None else weights(v) for v in node.inputs[1:])]
     value = emit("optc.Conv", inputs, pads=(*begin, *end), kernel_shape=tuple(taps))
     if stride > 1:
         value = emit("optc.DepthToSpace", [value], blocksize=stride)
