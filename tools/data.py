@@ -2,58 +2,213 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
+import zipfile
+import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
+from ..backends.runtime.cache import digest
 from ..backends.runtime.model import Port
 from ..backends.runtime.types import numpy_dtype
 from ..compiler.errors import CalibrationError, ShapeError
+from ..compiler.ir import Graph
+from ..compiler.types import dim_text
 
 Sample = dict[str, np.ndarray]
 
 
-def read_samples(path: str | Path, ports: Sequence[Port]) -> Iterator[Sample]:
-    """Samples from an `.npz` (an array per input, stacked on the first axis), a folder of `.npz` files (a sample each)
-    or a folder in the ONNX `test_data_set_N` layout.
+def open_data(path: str | Path, ports: Sequence[Port]) -> Dataset:
+    """The samples in an `.npz` (an array per input, stacked on the first axis), a folder of `.npz` files (a sample
+    each) or a folder in the ONNX `test_data_set_N` layout.
 
-    Raises CalibrationError naming the file and, where names or shapes do not fit, the input.
+    Raises CalibrationError naming the file if there is nothing of the kind; reading raises it for damaged files.
     """
     source = Path(path)
     if source.is_file():
-        yield from _stacked(source, ports)
-    elif source.is_dir():
-        files = sorted(source.glob("*.npz"))
-        sets = sorted(source.glob("test_data_set_*")) or ([source] if list(source.glob("input_*.pb")) else [])
-        if not files and not sets:
-            raise CalibrationError("folder holds neither .npz files nor test_data_set_N folders", node=str(source))
-        for file in files:
-            yield _checked(file, dict(_load(file)), ports)
-        for folder in sets:
-            yield _onnx_set(folder, ports)
-    else:
+        return _Stack((source,), tuple(ports))
+    if not source.is_dir():
         raise CalibrationError("no such file or folder", node=str(source))
+    if files := sorted(source.glob("*.npz")):
+        return _Files(tuple(files), tuple(ports))
+    sets = sorted(source.glob("test_data_set_*"), key=_number) or [source] * any(source.glob("input_*.pb"))
+    if not sets:
+        raise CalibrationError("folder holds neither .npz files nor test_data_set_N folders", node=str(source))
+    return _OnnxSets(tuple(sets), tuple(ports))
 
 
-def _load(path: Path) -> Mapping[str, np.ndarray]:
+def read_samples(path: str | Path, ports: Sequence[Port]) -> Iterator[Sample]:
+    """The samples of `open_data`, each checked: exactly the inputs' names, dtypes and shapes.
+
+    Raises CalibrationError naming the file and, where names or shapes do not fit, the input.
+    """
+    data = open_data(path, ports)
+    for sample, file in zip(data, data.origins(), strict=True):
+        yield _checked(file, sample, ports)
+
+
+def ports_of(graph: Graph) -> list[Port]:
+    """A graph's inputs as an artifact declares them. Raises CalibrationError for an input of unknown rank."""
+    ports = []
+    for value in graph.inputs:
+        if value.type.shape is None:
+            raise CalibrationError("the input's rank is not known", node=value.name, hint="Fix its shape.")
+        dims = tuple(d if isinstance(d, int) else dim_text(d) for d in value.type.shape)
+        ports.append(Port(value.name, value.type.dtype.numpy.name, dims))
+    return ports
+
+
+# --- readers -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Dataset(ABC):
+    """Samples on disk, read one by one and anew by each iteration. `paths` are what holds them."""
+
+    paths: tuple[Path, ...]
+    ports: tuple[Port, ...]
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[Sample]: ...
+
+    def origins(self) -> Iterator[Path]:
+        """Where each sample comes from."""
+        return iter(self.paths)
+
+    @functools.cached_property
+    def key(self) -> str:
+        """A hash of the files' names and contents."""
+        files = [f for p in self.paths for f in (sorted(p.rglob("*.pb")) if p.is_dir() else [p])]
+        parts = [part for file in files for part in (file.name.encode(), file)]
+        try:
+            return digest(parts)
+        except OSError as error:
+            raise CalibrationError(f"cannot read the data: {error.strerror}", node=str(error.filename)) from error
+
+
+class _Stack(Dataset):
+    """An .npz with an array per input; what is in memory at once is one row of each."""
+
+    def __len__(self) -> int:
+        with contextlib.ExitStack() as stack:
+            return self._members(stack)[1]
+
+    def __iter__(self) -> Iterator[Sample]:
+        with contextlib.ExitStack() as stack:
+            members, count = self._members(stack)
+            for _ in range(count):
+                yield {port.name: _batched(members[port.name].row(), port) for port in self.ports}
+
+    def origins(self) -> Iterator[Path]:
+        return iter(self.paths * len(self))
+
+    def _members(self, stack: contextlib.ExitStack) -> tuple[dict[str, _Member], int]:
+        """The arrays, open at their first row, and the number of rows."""
+        (path,) = self.paths
+        archive = stack.enter_context(_archive(path))
+        names = _array_names(path, archive, self.ports)
+        found = {p.name: _Member(path, stack.enter_context(archive.open(names[p.name]))) for p in self.ports}
+        counts = {m.shape[0] for m in found.values() if m.shape}
+        if len(counts) != 1:
+            raise CalibrationError("arrays hold different numbers of samples", node=str(path), found=sorted(counts))
+        return found, counts.pop()
+
+
+class _Files(Dataset):
+    """A folder of .npz files, each a sample."""
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __iter__(self) -> Iterator[Sample]:
+        for path in self.paths:
+            with contextlib.ExitStack() as stack:
+                archive = stack.enter_context(_archive(path))
+                names = _array_names(path, archive, self.ports)
+                files = {p.name: stack.enter_context(archive.open(names[p.name])) for p in self.ports}
+                sample = {name: _Member(path, file).all() for name, file in files.items()}
+            yield sample
+
+
+class _OnnxSets(Dataset):
+    """Folders of input_0.pb, input_1.pb and so on, in the order of the model's inputs."""
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __iter__(self) -> Iterator[Sample]:
+        for folder in self.paths:
+            yield {port.name: _tensor(folder / f"input_{i}.pb") for i, port in enumerate(self.ports)}
+
+
+class _Member:
+    """An array of an .npz file, read from front to back. A 0-d array is the same in every row.
+
+    Raises CalibrationError if it is no array of numbers, or ends too soon.
+    """
+
+    def __init__(self, path: Path, file: IO[bytes]) -> None:
+        self._path, self._file = path, file
+        try:
+            version = np.lib.format.read_magic(file)
+            read_header = (
+                np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            )
+            self.shape, fortran, self._dtype = read_header(file)
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+            raise CalibrationError(f"not an .npz file: {error}", node=str(path)) from error
+        if self._dtype.hasobject:
+            raise CalibrationError("an array holds Python objects", node=str(path), expected="numbers")
+        self._rows = iter(self._read(self.shape[::-1]).T) if fortran and self.shape else None
+        self._scalar = None if self.shape else self._read(())
+
+    def row(self) -> np.ndarray:
+        """The next one along the first axis."""
+        if self._scalar is not None:
+            return self._scalar
+        return self._read(self.shape[1:]) if self._rows is None else np.asarray(next(self._rows))
+
+    def all(self) -> np.ndarray:
+        """All rows."""
+        if self._scalar is not None:
+            return self._scalar
+        return self._read(self.shape) if self._rows is None else np.array(list(self._rows), self._dtype)
+
+    def _read(self, shape: tuple[int, ...]) -> np.ndarray:
+        size = int(np.prod(shape, dtype=np.int64)) * self._dtype.itemsize
+        try:
+            data = bytearray(self._file.read(size))
+        except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+            raise CalibrationError(f"cannot read the data: {error}", node=str(self._path)) from error
+        if len(data) != size:
+            raise CalibrationError("an array ends too soon", node=str(self._path))
+        return np.frombuffer(data, self._dtype).reshape(shape)
+
+
+def _archive(path: Path) -> zipfile.ZipFile:
     try:
-        arrays: Mapping[str, np.ndarray] = np.load(path, allow_pickle=False)
-        return arrays
-    except (OSError, ValueError) as error:
+        return zipfile.ZipFile(path)
+    except (OSError, zipfile.BadZipFile) as error:
         raise CalibrationError(f"not an .npz file: {error}", node=str(path)) from error
 
 
-def _stacked(path: Path, ports: Sequence[Port]) -> Iterator[Sample]:
-    arrays = dict(_load(path))
-    _check_names(path, arrays, ports)
-    counts = {len(arrays[p.name]) for p in ports if arrays[p.name].ndim}
-    if len(counts) != 1:
-        raise CalibrationError("arrays hold different numbers of samples", node=str(path), found=sorted(counts))
-    for index in range(counts.pop()):
-        yield _checked(path, {p.name: _batched(arrays[p.name][index], p) for p in ports}, ports)
+def _array_names(path: Path, archive: zipfile.ZipFile, ports: Sequence[Port]) -> dict[str, str]:
+    """{input name: name in the archive}. Raises CalibrationError if an input has no array."""
+    names = {name.removesuffix(".npy"): name for name in archive.namelist()}
+    if len(ports) == 1 and list(names) == ["arr_0"]:  # np.savez of one array that was given no name
+        return {ports[0].name: names["arr_0"]}
+    _check_names(path, names, ports)
+    return names
 
 
 def _batched(array: np.ndarray, port: Port) -> np.ndarray:
@@ -61,19 +216,25 @@ def _batched(array: np.ndarray, port: Port) -> np.ndarray:
     return array[None] if array.ndim == len(port.shape) - 1 else array
 
 
-def _onnx_set(folder: Path, ports: Sequence[Port]) -> Sample:
+def _tensor(file: Path) -> np.ndarray:
     import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from onnx import numpy_helper
 
-    sample = {}
-    for index, port in enumerate(ports):
-        file = folder / f"input_{index}.pb"
-        if not file.is_file():
-            raise CalibrationError("test data lacks an input", node=str(folder), expected=file.name)
-        tensor = onnx.TensorProto()
+    if not file.is_file():
+        raise CalibrationError("test data lacks an input", node=str(file.parent), expected=file.name)
+    tensor = onnx.TensorProto()
+    try:
         tensor.ParseFromString(file.read_bytes())
-        sample[port.name] = numpy_helper.to_array(tensor)
-    return _checked(folder, sample, ports)
+        return numpy_helper.to_array(tensor)
+    except (OSError, ValueError, TypeError, KeyError, DecodeError) as error:
+        raise CalibrationError(f"not a tensor: {error}", node=str(file)) from error
+
+
+def _number(folder: Path) -> tuple[int, str]:
+    """Sorts test_data_set_10 behind test_data_set_9."""
+    digits = folder.name.rpartition("_")[2]
+    return (int(digits) if digits.isdigit() else 0), folder.name
 
 
 def _check_names(path: Path, arrays: Mapping[str, Any], ports: Sequence[Port]) -> None:
