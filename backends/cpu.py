@@ -12,8 +12,9 @@ from ..compiler.types import Dim, free_symbols
 from ..passes.base import Pass
 from ..passes.fusion.dequantize import DequantizeAtReaders
 from ..passes.fusion.expand import ExpandFused
+from ..passes.fusion.requantize import UnitSteps
 from ..passes.layout import ChannelsLast
-from ..passes.pipelines import OPTIMIZE
+from ..passes.pipelines import ON_BYTES, OPTIMIZE
 from ..passes.quantization.forms.normalize import NormalizeQuantized
 from ..passes.quantization.integers import IntegerProducts
 from ..passes.recurrent import PackRecurrent
@@ -38,12 +39,13 @@ PIPELINE: tuple[Pass, ...] = (
     *OPTIMIZE,
     PackRecurrent(),
     ChannelsLast(),
-    Rewrite(("sink-dequantize",)),
+    Rewrite(ON_BYTES),
     IntegerProducts(),
     FoldConstants(dequantize=True),
     DeadCode(),
     ExpandFused(keep=("optc.MatMul",), keep_regular=True),
     DequantizeAtReaders(),
+    UnitSteps(),
 )
 """The passes this backend wants before `lower`."""
 

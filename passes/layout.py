@@ -47,7 +47,7 @@ class ChannelsLast:
 
 
 def to_channels_last(graph: Graph, node: Node) -> bool:
-    """Rewrites one spatial node (float32, MaxPool of bytes too; rank 3 to 5, constant weights) between two Transposes."""
+    """Rewrites one spatial node (float32, or a MaxPool of bytes; rank 3 to 5, constant weights) between Transposes."""
     if node.op not in _SPATIAL and node.op not in _GLOBAL:
         return False
     x = node.operand(0)

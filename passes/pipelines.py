@@ -41,9 +41,11 @@ _FROM_PIECES = (
     "gelu-erf", "gelu-tanh", "layer-norm", "norm-scale", "norm-bias", "softmax", "hard-sigmoid", "hard-swish-split",
     "leaky-relu", "global-pool", "depth-to-space",
 )  # fmt: skip
+ON_BYTES = ("double-qdq", "sink-dequantize", "concat-dequantize", "hoist-quantize", "clip-into-quantize")
+"""Rules that keep quantized tensors in bytes between integer layers."""
 _FOR_BACKEND = (
     "divide-by-constant", "gemm-of-rows", "rms-norm", "hard-swish", "swish", "mish", "transpose-as-reshape",
-    "batch-norm-affine", "pointwise-of-table", "double-qdq", "sink-dequantize", "hoist-quantize",
+    "batch-norm-affine", "pointwise-of-table", *ON_BYTES,
 )  # fmt: skip
 _ATTENTION = ("attention", "attention-scale", "attention-layout", "attention-output-layout", "grouped-query")
 
@@ -111,4 +113,4 @@ def explain_rule(name: str, graph: Graph) -> Explanation:
     return explain(RULES[name], graph)
 
 
-__all__ = ["OPTIMIZE", "SIMPLIFY", "ExpandFused", "SimplifyReport", "explain_rule", "simplify"]
+__all__ = ["ON_BYTES", "OPTIMIZE", "SIMPLIFY", "ExpandFused", "SimplifyReport", "explain_rule", "simplify"]
