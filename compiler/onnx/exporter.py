@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import ArtifactError, UnsupportedError
 from ..ir import Attr, Graph, Node, Value
 from ..types import DType
-from . import fused, integer, nhwc, recurrent, trap  # noqa: F401  (they register expansions)
+from . import fused, integer, nhwc, recurrent, trap, weights  # noqa: F401  (they register expansions)
 from .expand import expand, has_own_ops
 from .load import NEWEST_OPSET
 from .tensors import tensor_proto, type_proto

@@ -9,7 +9,7 @@ from ..errors import UnsupportedError
 from ..ops import load_all
 from ..ops.base import OPS
 from .load import NEWEST_OPSET, OLDEST_OPSET, opsets_of
-from .tensors import element_type, unknown_kind
+from .tensors import NARROW, element_type, unknown_kind
 from .upgrade import REPLACED
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 FunctionKey = tuple[str, str, str]  # domain, name, overload
 Functions = dict[FunctionKey, "onnx.FunctionProto"]
+_NARROW_READERS = ("DequantizeLinear", "Reshape", "Transpose")
 _HINT = "Run what ONNX Runtime knows of them there with --fallback onnxruntime"
 
 
@@ -86,6 +87,7 @@ class _Survey:
         load_all()
         self.functions = functions
         self.seen: set[FunctionKey] = set()
+        self.narrow: set[str] = set()  # initializers whose elements take less than a byte
 
     def model(self, model: onnx.ModelProto) -> Iterator[str]:
         opsets = opsets_of(model.opset_import, "model")
@@ -100,7 +102,10 @@ class _Survey:
 
     def graph(self, graph: onnx.GraphProto, opsets: dict[str, int]) -> Iterator[str]:
         for tensor in graph.initializer:
-            yield from _element(tensor.data_type, f"initializer {tensor.name}")
+            if tensor.data_type in NARROW:
+                self.narrow.add(tensor.name)
+            else:
+                yield from _element(tensor.data_type, f"initializer {tensor.name}")
         yield from self.nodes(graph.node, opsets)
 
     def nodes(self, nodes: Iterable[onnx.NodeProto], opsets: dict[str, int], inside: str = "") -> Iterator[str]:
@@ -108,6 +113,8 @@ class _Survey:
             name = node.name or (node.output[0] if node.output else "?")
             place = f"node {name} ({op_key(domain_of(node), node.op_type)}{inside})"
             yield from self.node(node, place, opsets)
+            if node.op_type not in _NARROW_READERS and not self.narrow.isdisjoint(node.input):
+                yield f"{place}: only {', '.join(_NARROW_READERS)} may read constants of less than a byte an element"
             for attribute in node.attribute:
                 if attribute.HasField("g"):
                     yield from self.graph(attribute.g, opsets)

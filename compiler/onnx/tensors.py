@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     import onnx
 
 _DENSE_LIMIT = 1 << 31  # elements a sparse tensor may have when written out
+NARROW = {21: (DType.U8, 4), 22: (DType.I8, 4), 25: (DType.U8, 2), 26: (DType.I8, 2)}
+"""UINT4, INT4, UINT2, INT2: the bits of an element, and what a constant of them becomes, which holds the same numbers.
+No other value may have such a type."""
 
 
 class ExternalData:
@@ -98,10 +101,12 @@ def to_array(tensor: onnx.TensorProto, external: ExternalData, name: str = "") -
     import onnx
 
     name = name or tensor.name
-    dtype = element_type(tensor.data_type, name).numpy
     shape = tuple(int(d) for d in tensor.dims)
     if any(d < 0 for d in shape):
         raise ModelError("a constant's dims must not be negative", node=name, found=list(shape))
+    if tensor.data_type in NARROW:
+        return _widened(tensor, external, name, shape)
+    dtype = element_type(tensor.data_type, name).numpy
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         return external.array(tensor, dtype, shape)
     if tensor.HasField("raw_data"):
@@ -116,6 +121,30 @@ def to_array(tensor: onnx.TensorProto, external: ExternalData, name: str = "") -
     array = onnx.numpy_helper.to_array(tensor)
     array.flags.writeable = False
     return array
+
+
+def _widened(tensor: onnx.TensorProto, external: ExternalData, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Elements of less than a byte, a byte each; packed ones lie in the low bits of a byte first."""
+    import onnx
+
+    dtype, bits = NARROW[tensor.data_type]
+    count = math.prod(shape)
+    nbytes = -(-count * bits // 8)
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        raw = external.array(tensor, np.dtype(np.uint8), (nbytes,))
+    elif tensor.HasField("raw_data"):
+        raw = np.frombuffer(tensor.raw_data, np.uint8)
+    else:
+        raw = np.array(tensor.int32_data, np.uint8)
+    if raw.size != nbytes:
+        _wrong_size(name, shape, nbytes, raw.size, "bytes")
+    fields = (raw[:, None] >> np.arange(0, 8, bits, dtype=np.uint8)) & np.uint8((1 << bits) - 1)
+    wide = fields.reshape(-1)[:count].astype(dtype.numpy)
+    if dtype is DType.I8:
+        half = np.int8(1 << (bits - 1))
+        wide = (wide ^ half) - half
+    wide.flags.writeable = False
+    return wide.reshape(shape)
 
 
 _TYPED_FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
