@@ -9,6 +9,7 @@ import numpy as np
 
 from ...compiler.ir import Node
 from ...compiler.ops.base import attr_int, attr_ints, attr_str
+from ...compiler.types import DType
 from ..kernels import conv, depthwise, pool
 from ..steps import Kernel
 from .base import Anchor, template
@@ -81,7 +82,7 @@ def _is_plain_pool(node: Node) -> bool:
     x = node.operand(0)
     static = all(isinstance(d, int) for d in x.type.dims[1:-1])
     same = attr_str(node, "auto_pad", "NOTSET").startswith("SAME")
-    return isinstance(x.type.dims[-1], int) and (static or not same)
+    return x.type.dtype is DType.F32 and isinstance(x.type.dims[-1], int) and (static or not same)
 
 
 @template("optc.MaxPool", "optc.AveragePool", form=_is_plain_pool)
