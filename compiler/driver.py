@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union, cast
 
@@ -145,10 +146,19 @@ def import_source(model: Source, options: Options) -> Graph:
     return import_model(model, shapes=dict(options.shapes), fallback=options.fallback is not None)
 
 
-def shrink(
-    graph: Graph, options: Options, calibration: Calibration | None = None, say: Progress | None = None
-) -> list[str]:
-    """Prunes and quantizes a float graph in place as the options say; returns what to tell the user."""
+def shrunk(
+    model: Source, options: Options, calibration: Calibration | None = None, say: Progress | None = None
+) -> tuple[Graph, list[str]]:
+    """The model pruned and quantized as the options say, shapes fixed; and what to tell the user.
+
+    Calibration sees the model's own free dims, so that samples may have any size the model takes.
+    """
+    from .onnx.inputs import fix_shapes, fixed_types
+
+    late = options.int8 and bool(options.shapes)
+    graph = import_source(model, replace(options, shapes={}) if late else options)
+    if late:
+        fixed_types({v.name: v.type for v in graph.inputs}, options.shapes)  # raises now, not after calibration
     notes: list[str] = []
     if options.prune:
         from ..passes.pruning import prune
@@ -160,18 +170,18 @@ def shrink(
 
         recipe = Recipe(cast(Method, options.calibration_method), budget=options.accuracy_budget)
         notes += quantize(graph, calibration, recipe, progress=say).lines()
-    return notes
+    if late:
+        fix_shapes(graph, options.shapes)
+    return graph, notes
 
 
-def optimize(
-    graph: Graph, options: Options, calibration: Calibration | None = None, say: Progress | None = None
-) -> Any:
+def optimize(graph: Graph, notes: Sequence[str] = ()) -> Any:
     """Runs the backend's pipeline on a graph in place; returns the PassContext with its log."""
     from ..backends.cpu import PIPELINE
     from ..passes.base import PassContext, run_passes
 
     context = PassContext()
-    context.notes += shrink(graph, options, calibration, say)
+    context.notes += notes
     run_passes(graph, PIPELINE, context)
     return context
 
@@ -185,10 +195,10 @@ def _compile_file(model: Source, options: Options, calibration: Calibration | No
 
     started = time.perf_counter()
     target = Target.parse(options.target)
-    graph = import_source(model, options)
+    graph, notes = shrunk(model, options, calibration, say)
     say("optimizing the graph", 0.02)
     nodes = len(graph)
-    context = optimize(graph, options, calibration, say)
+    context = optimize(graph, notes)
     say("lowering", 0.05)
     fallback = Fallback() if options.fallback else None
     lowered = lower(graph, target, fallback)

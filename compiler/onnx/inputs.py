@@ -6,6 +6,8 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelError, ShapeError
+from ..ir import Graph
+from ..ops.base import infer_graph
 from ..types import Dim, Shape, TensorType, fresh_dim, substitute, symbol
 from .tensors import identifier, tensor_type
 
@@ -25,6 +27,12 @@ def graph_inputs(infos: Iterable[onnx.ValueInfoProto], shapes: Mapping[str, Sequ
         if not info.name or info.name in types:
             raise ModelError("two inputs have the same name" if info.name else "an input has no name", node=info.name)
         types[info.name] = tensor_type(info, _dims(info, names))
+    return fixed_types(types, shapes)
+
+
+def fixed_types(types: dict[str, TensorType], shapes: Mapping[str, Sequence[int]]) -> dict[str, TensorType]:
+    """Input types with `shapes` in place; a symbol that one of them fixes is fixed in all. Raises ShapeError."""
+    types = dict(types)
     binding: dict[Any, Dim] = {}
     for name, shape in shapes.items():
         if name not in types:
@@ -32,6 +40,14 @@ def graph_inputs(infos: Iterable[onnx.ValueInfoProto], shapes: Mapping[str, Sequ
                              expected=f"one of {', '.join(types)}")  # fmt: skip
         types[name] = types[name].with_shape(_bind(name, types[name], shape, binding))
     return {n: t if t.shape is None else t.with_shape(substitute(t.shape, binding)) for n, t in types.items()}
+
+
+def fix_shapes(graph: Graph, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Gives inputs of a graph fixed shapes, and all that follows from them. Raises ShapeError."""
+    types = fixed_types({v.name: v.type for v in graph.inputs}, shapes)
+    for value in graph.inputs:
+        value.type = types[value.name]
+    infer_graph(graph)
 
 
 def _bind(name: str, type: TensorType, shape: Sequence[int], binding: dict[Any, Dim]) -> Shape:

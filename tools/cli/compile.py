@@ -58,7 +58,7 @@ def command(
     out = output or model.with_suffix(".optc")
     started = time.perf_counter()
     with printer.progress(model.name) as progress:
-        data = calibration_data(calib, model, options) if calib else None
+        data = calibration_data(calib, model) if calib else None
         compile_to(model, out, options, calibration=data, cache=not no_cache, progress=progress)
     seconds = time.perf_counter() - started
     summary = read_artifact(out, host=False).manifest["summary"]

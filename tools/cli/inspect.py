@@ -64,7 +64,7 @@ def _facts(model: Path, target: str) -> dict[str, Any]:
         "ops": dict(Counter(n.op for n in graph.all_nodes()).most_common()),
         "warnings": graph.metadata.get("warnings", "").splitlines(),
     }
-    optimize(graph, options)
+    optimize(graph)
     try:
         steps = lower(graph, Target.parse(target)).steps
         facts[target] = f"compiles, {len(steps)} steps"

@@ -37,7 +37,7 @@ def command(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    from ...compiler.driver import import_source, shrink
+    from ...compiler.driver import shrunk
     from ...compiler.onnx.exporter import save_model
 
     options = Options(
@@ -50,9 +50,8 @@ def command(
     options.check()
     printer = Printer(json, quiet)
     with printer.progress(model.name) as progress:
-        data = calibration_data(calib, model, options) if calib else None
-        graph = import_source(model, options)
-        lines = shrink(graph, options, data, progress)
+        data = calibration_data(calib, model) if calib else None
+        graph, lines = shrunk(model, options, data, progress)
         save_model(graph, output)
     size = output.stat().st_size
     lines.append(f"written to {output} ({size / 1e6:.2f} MB)")
@@ -69,10 +68,10 @@ def parse_share(text: str | None) -> float | None:
         raise UsageError("not a share", expected="a number or a percentage, e.g. 0.5%", found=text) from None
 
 
-def calibration_data(path: Path, model: Path, options: Options) -> Calibration:
+def calibration_data(path: Path, model: Path) -> Calibration:
     """The samples a user names, read while they are used."""
     from ...compiler.driver import import_source
-    from ..data import Dataset, ports_of
+    from ..data import open_data, ports_of
 
-    data = Dataset(path, ports_of(import_source(model, options)))
+    data = open_data(path, ports_of(import_source(model, Options())))
     return Calibration(data, data.key)
