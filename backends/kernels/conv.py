@@ -3,14 +3,14 @@
 A 1x1 convolution of stride 1 is a matmul over all pixels. Any other is computed directly: rows of a register tile are
 output pixels of one image row (or of several short ones), k runs over taps and channels. In channels-last memory the
 taps of one kernel row are one run; or they are walked side by side, so that a pixel under several overlapping windows
-is read once for all of them. Where the image is padded, a strip of it is first copied into scratch memory with
-its border of zeros, so that the inner loops know no borders.
+is read once for all of them. Where the image is padded, those tiles leave out what lies beyond its border; for all
+others a strip of it is first copied into scratch memory with its border of zeros, so that the inner loops know none.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,6 +33,7 @@ from .builder import (
     i64,
     itemsize,
     known,
+    maximum,
     minimum,
     product,
     result_dtype,
@@ -52,6 +53,9 @@ from .tile import (
     steps_ahead,
     tile_to_output,
 )
+
+MOST_CLIPPED = 4
+"""Tiles of a row that may be clipped: each is code of its own."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +125,8 @@ class ConvPlan:
     """Register tile of `height` x `width` output pixels; `strip` output rows (a multiple of `height`) are a task's
     share; `groups` parts of the panels are separate tasks; `workers` tasks at a time have scratch memory;
     panels are fetched `ahead` steps of k before their use (0: not); `taps` of a kernel row (1 or all) are walked side
-    by side."""
+    by side; `clip`: tiles leave out the taps that lie beyond the border instead of reading a padded copy, for tiles of
+    one row with all taps side by side, a width that is known and a border of zeros."""
 
     tile: RegisterTile
     height: int
@@ -131,6 +136,7 @@ class ConvPlan:
     workers: int
     ahead: int = 0
     taps: int = 1
+    clip: bool = False
 
 
 def plans(spec: ConvSpec, target: Target, arithmetic: Arithmetic = F32) -> Iterator[ConvPlan | MatmulPlan]:
@@ -145,7 +151,7 @@ def plans(spec: ConvSpec, target: Target, arithmetic: Arithmetic = F32) -> Itera
     workers = target.num_cores if spec.macs >= matmul.PARALLEL_MACS * arithmetic.depth else 1
     a_size, b_size = itemsize(arithmetic.a), itemsize(arithmetic.b)
     row_bytes = a_size * guess(g.pitch) * g.kernel[0]
-    for tile, th, tw, taps in _pixel_tiles(spec, g, target, arithmetic)[:8]:
+    for tile, th, tw, taps, clip in _pixel_tiles(spec, g, target, arithmetic)[:8]:
         panels = -(-spec.c_out // spec.group // tile.panel)
         weights = b_size * spec.c_out * spec.c_in // spec.group * int(product(g.kernel))
         fit = max(th, (target.l2 // 2 // row_bytes - g.reach[1]) // g.strides[1] // th * th)
@@ -159,7 +165,7 @@ def plans(spec: ConvSpec, target: Target, arithmetic: Arithmetic = F32) -> Itera
             else:
                 strips = -(-strips // workers) * workers
         strip = max(th, -(-height // strips // th) * th)
-        yield ConvPlan(tile, th, tw, strip, groups, workers, steps_ahead(tile, weights, target), taps)
+        yield ConvPlan(tile, th, tw, strip, groups, workers, steps_ahead(tile, weights, target), taps, clip)
 
 
 def pack_weights(array: np.ndarray, spec: ConvSpec, plan: ConvPlan | MatmulPlan) -> np.ndarray:
@@ -183,7 +189,7 @@ def build(
     if isinstance(plan, MatmulPlan):
         flat = epilogue is None or epilogue.flat
         return matmul.build(_as_matmul(spec, flat), plan, epilogue, rows=(spec.batch, *spec.spatial))
-    g = _Geometry.of(spec)
+    g = _Geometry.of(spec, plan.clip)
     each, kind = spec.c_out // spec.group, plan.tile.arithmetic
     x = buffer("x", (spec.batch, *spec.spatial, spec.c_in), kind.a)
     w = buffer("w", (spec.group, *_panels(spec, plan.tile)), kind.b)
@@ -231,14 +237,15 @@ class _Geometry:
     """Elements from one row of the (padded) image to the next."""
 
     @staticmethod
-    def of(spec: ConvSpec) -> _Geometry:
+    def of(spec: ConvSpec, clip: bool = False) -> _Geometry:
+        """`clip`: the image is read where it lies, without a padded copy."""
         rank = len(spec.spatial)
         lead = 3 - rank
 
         def lift(values: tuple[Any, ...], fill: int) -> tuple[Any, ...]:
             return (*[fill] * lead, *[known(v) for v in values])
 
-        width = known(spec.spatial[-1]) + spec.pads[rank - 1] + spec.pads[-1]
+        width = known(spec.spatial[-1]) + (0 if clip else spec.pads[rank - 1] + spec.pads[-1])
         return _Geometry(
             lift(spec.spatial, 1),
             lift(spec.out_spatial, 1),
@@ -246,7 +253,7 @@ class _Geometry:
             lift(spec.strides, 1),
             lift(spec.dilations, 1),
             lift(spec.pads[:rank], 0),
-            any(spec.pads),
+            spec.padded and not clip,
             width * spec.c_in,
         )
 
@@ -257,6 +264,18 @@ class _Geometry:
     def rows(self, strip: int) -> int:
         """Input rows that `strip` output rows need."""
         return (strip - 1) * self.strides[1] + self.reach[1]
+
+    def is_clipped(self, ox: int, count: int) -> bool:
+        """Whether windows of output pixels [ox, ox + count) of a row reach beyond the image, whose width is known."""
+        last = (ox + count - 1) * self.strides[2] + self.reach[2] - 1
+        return ox * self.strides[2] < self.begin[2] or last - self.begin[2] >= self.size[2]
+
+    def inside(self, axis: int) -> float:
+        """The part of all taps along a dim that lies inside the image, unknown dims guessed."""
+        out, size, taps = guess(self.out[axis]), guess(self.size[axis]), self.kernel[axis]
+        begins = [i * self.strides[axis] - self.begin[axis] for i in range(out)]
+        places = [begin + tap * self.dilations[axis] for begin in begins for tap in range(taps)]
+        return sum(0 <= place < size for place in places) / max(1, len(places))
 
 
 def _as_matmul(spec: ConvSpec, flat: bool) -> MatmulSpec:
@@ -275,11 +294,14 @@ def _panels(spec: ConvSpec, tile: RegisterTile) -> tuple[int, int, int]:
 
 def _pixel_tiles(
     spec: ConvSpec, g: _Geometry, target: Target, arithmetic: Arithmetic
-) -> list[tuple[RegisterTile, int, int, int]]:
-    """(tile, height, width, taps side by side) choices, the cheapest by estimate first, then those with fewer loads."""
+) -> list[tuple[RegisterTile, int, int, int, bool]]:
+    """(tile, height, width, taps side by side, whether they clip) choices, the cheapest by estimate first, then those
+    with fewer loads."""
     out_h, out_w = static(g.out[1]), static(g.out[2])
     width, columns, c_group = max(1, guess(g.out[2])), spec.c_out // spec.group, spec.c_in // spec.group
-    found: dict[tuple[RegisterTile, int, int, int], tuple[float, float]] = {}
+    found: dict[tuple[RegisterTile, int, int, int, bool], tuple[float, float]] = {}
+    can_clip = spec.padded and arithmetic == F32 and static(g.size[2]) is not None and not _pads_depth(spec)
+    inside = g.inside(1) * g.inside(2) if can_clip else 1.0
 
     def reads(count: int, taps: int) -> float:
         """Elements of x that `count` pixels of a row read in a step, each once."""
@@ -302,8 +324,19 @@ def _pixel_tiles(
                 if width % tw:
                     rest = width % tw
                     per_row += replace(one, rows=th * rest).cycles(far, th * reads(rest, taps))
-                found[tile, th, tw, taps] = panels * per_row * -(-guess(g.out[1]) // th), loads / tile.rows
-    return sorted(found, key=lambda t: (found[t][0], -t[0].rows, found[t][1]))
+                clip = can_clip and th == 1 and taps == g.kernel[2] and len(_clipped(g, tw)) <= MOST_CLIPPED
+                cycles = panels * per_row * -(-guess(g.out[1]) // th) * (inside if clip else 1.0)
+                found[tile, th, tw, taps, clip] = cycles, (loads + vectors) / (tile.rows * vectors)
+    return sorted(found, key=lambda t: (*found[t], -t[0].rows))
+
+
+def _pads_depth(spec: ConvSpec) -> bool:
+    return len(spec.spatial) == 3 and (spec.pads[0] > 0 or spec.pads[3] > 0)
+
+
+def _clipped(g: _Geometry, width: int) -> list[int]:
+    """First pixels of the tiles of a row that are clipped; its width is known."""
+    return [ox for ox in range(0, g.out[2], width) if g.is_clipped(ox, min(width, g.out[2] - ox))]
 
 
 def _strip(
@@ -328,7 +361,9 @@ def _strip(
     top = kb.let(strip * plan.strip, "top")
     if scratch is None:
         source = x
-        origin = kb.let((n * g.size[0] + oz * g.strides[0]) * plane + top * (g.strides[1] * g.pitch), "origin")
+        skipped = g.begin[1] * g.pitch + g.begin[2] * c if plan.clip else 0
+        first = (n * g.size[0] + oz * g.strides[0]) * plane + top * (g.strides[1] * g.pitch)
+        origin = kb.let(first - skipped, "origin")
     else:
         source, origin = scratch
         plane = known(g.rows(plan.strip) * g.pitch)
@@ -336,7 +371,7 @@ def _strip(
     planes = (g.kernel[0], g.dilations[0] * plane)
     lines = (g.kernel[1], g.dilations[1] * g.pitch)
     count, length = spec.runs
-    if plan.taps > 1:
+    if plan.taps == g.kernel[2]:
         run = Run((planes, lines), c_group, 1, plan.taps, g.dilations[2] * c)
     elif count < int(product(g.kernel)):
         run = Run((planes, lines), length)
@@ -354,6 +389,7 @@ def _strip(
             y_step, x_step = g.strides[1] * g.pitch, g.strides[2] * c
             base = origin + (oy - top) * y_step + ox * x_step + group * c_group
             pixels = [(dy, dx) for dy in range(th) for dx in range(tw)]
+            walk = _clip(kb, g, run, c, oy, ox, tw) if plan.clip else run
             rows = Rows(kb.let(base, "base"), [dy * y_step + dx * x_step for dy, dx in pixels])
             first = kb.let((image * g.out[1] + oy) * g.out[2] + ox, "pixel")
             out_rows = [first + dy * g.out[2] + dx for dy, dx in pixels]
@@ -365,15 +401,45 @@ def _strip(
                 return [n, *[oz, oy + dy, ox + dx][3 - len(spec.spatial) :]]
 
             tile_to_output(
-                kb, replace(plan.tile, rows=len(pixels)), source, rows, run,
+                kb, replace(plan.tile, rows=len(pixels)), source, rows, walk,
                 Panels(w, b_base, width, plan.ahead), number,
                 output, out_rows, index, first_column=group * each,
             )  # fmt: skip
 
         def line(oy: Dim, th: int) -> None:
-            row_tiles(kb, plan.width, g.out[2], lambda ox, tw: tile(oy, th, ox, tw))
+            if plan.clip:
+                _clipped_tiles(kb, g, plan.width, lambda ox, tw: tile(oy, th, ox, tw))
+            else:
+                row_tiles(kb, plan.width, g.out[2], lambda ox, tw: tile(oy, th, ox, tw))
 
         row_tiles(kb, plan.height, g.out[1], line, strip, plan.strip)
+
+
+def _clip(kb: KernelBuilder, g: _Geometry, run: Run, c: int, oy: Dim, ox: Dim, count: int) -> Run:
+    """The walk for `count` pixels from (oy, ox) on without what lies beyond the border. `ox` is an int where any does
+    at the sides."""
+    above = g.begin[1] - oy * g.strides[1]
+    d = g.dilations[1]
+    first = kb.let(maximum(floordiv(above + (d - 1), d), 0), "first_line")
+    end = kb.let(minimum(floordiv(g.size[1] + above + (d - 1), d), g.kernel[1]), "end_line")
+    lines = (first, kb.let(maximum(end - first, 0), "lines"))
+    if not isinstance(ox, int) or not g.is_clipped(ox, count):
+        return replace(run, turns=lines)
+    left = g.begin[2] - ox * g.strides[2]
+    return replace(run, turns=lines, span=(left * c, (left + g.size[2]) * c))
+
+
+def _clipped_tiles(kb: KernelBuilder, g: _Geometry, width: int, emit: Callable[[Dim, int], None]) -> None:
+    """Covers a row of the output by tiles: `emit(first pixel, pixels)`; clipped ones and the remainder by themselves,
+    the others, which follow each other, in a loop."""
+    clipped, full = _clipped(g, width), g.out[2] // width
+    inner = [ox for ox in range(0, full * width, width) if ox not in clipped]
+    for ox in range(0, g.out[2], width):
+        if ox not in inner:
+            emit(ox, min(width, g.out[2] - ox))
+        elif ox == inner[0]:
+            with kb.loop(len(inner), "t") as t:
+                emit(kb.let(t * width + ox, "row"), width)
 
 
 def _copy_strip(

@@ -126,6 +126,9 @@ class Run:
 
     `taps` such stretches, `apart` elements from each other in A, are walked side by side: an element that several rows
     read, because the windows of a convolution overlap, is read once for all of them.
+
+    Where A ends, only some of this exists, and the rest counts as zeros: of the innermost outer loop `count` turns from
+    `first` on (`turns`), of a step the elements with offsets from `begin` to before `end` (`span`).
     """
 
     outer: tuple[tuple[int, Dim], ...]
@@ -133,17 +136,20 @@ class Run:
     step: Dim = 1
     taps: int = 1
     apart: int = 0
+    turns: tuple[Dim, Dim] | None = None
+    span: tuple[int, int] | None = None
 
     def readers(self, offsets: Sequence[Dim]) -> list[tuple[Dim, list[tuple[int, int]]]]:
         """The elements of A of one step, by their offset, each with the (row, tap) pairs that multiply it. With several
-        taps the offsets of the rows are ints."""
-        if self.taps == 1:
+        taps or a span the offsets of the rows are ints."""
+        if self.taps == 1 and self.span is None:
             return [(offset, [(i, 0)]) for i, offset in enumerate(offsets)]
         found: dict[int, list[tuple[int, int]]] = {}
         for i, offset in enumerate(offsets):
             for tap in range(self.taps):
                 found.setdefault(offset + tap * self.apart, []).append((i, tap))
-        return sorted(found.items())
+        begin, end = self.span or (min(found), max(found) + 1)
+        return sorted((offset, users) for offset, users in found.items() if begin <= offset < end)
 
 
 @dataclass(frozen=True)
@@ -196,7 +202,9 @@ def register_tile(
     def walk(level: int, a_at: Dim, done: Dim) -> None:
         if level < len(run.outer):
             extent, stride = run.outer[level]
-            with kb.loop(extent, f"t{level}") as t:
+            first, count = run.turns if run.turns and level == len(run.outer) - 1 else (0, extent)
+            with kb.loop(count, f"t{level}") as turn:
+                t = turn + first
                 walk(level + 1, a_at + t * stride, done * extent + t)
             return
         length = known(run.length)

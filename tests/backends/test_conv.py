@@ -117,24 +117,48 @@ def test_tasks_cover_the_output(strip: int, groups: int, threads: int) -> None:
 
 
 OVERLAPS = {
-    "windows that overlap": (square((7, 9), 6, 20, 3, 1, 1), 1, 5),
-    "rows of several lines": (square((5, 4), 6, 20, 3, 1, 1), 2, 4),
-    "stride": (square((9, 13), 6, 20, 3, 2, 1), 1, 5),
-    "stride beyond the kernel": (square((9, 13), 6, 20, 2, 3, 1), 1, 5),
-    "dilation": (square((9, 13), 6, 20, 3, 1, 2, 2), 1, 5),
-    "dilation beyond the stride": (square((9, 13), 6, 20, 3, 2, 1, 3), 1, 2),
-    "groups": (square((6, 8), 12, 40, 3, 1, 1, group=2), 1, 4),
-    "no padding": (square((6, 8), 6, 20, 3), 1, 4),
-    "1-D": (ConvSpec(2, (21,), 6, 20, (5,), (1,), (2, 2), (1,)), 1, 8),
+    "windows that overlap": (square((7, 9), 6, 20, 3, 1, 1), 5),
+    "stride": (square((9, 13), 6, 20, 3, 2, 1), 5),
+    "stride beyond the kernel": (square((9, 13), 6, 20, 2, 3, 1), 5),
+    "dilation": (square((9, 13), 6, 20, 3, 1, 2, 2), 5),
+    "dilation beyond the stride": (square((9, 13), 6, 20, 3, 2, 1, 3), 2),
+    "groups": (square((6, 8), 12, 40, 3, 1, 1, group=2), 4),
+    "tiles that are not clipped": (square((4, 23), 6, 20, 3, 1, 1), 4),
+    "image smaller than the kernel": (square((2, 3), 5, 7, 5, 1, 2), 2),
+    "border wider than a tile": (square((3, 9), 5, 7, 7, 1, 5), 2),
+    "uneven pads": (ConvSpec(2, (8, 9), 6, 9, (4, 2), (2, 1), (1, 0, 2, 1), (1, 1)), 5),
+    "one column of taps": (ConvSpec(1, (9, 8), 6, 9, (3, 1), (1, 1), (1, 0, 1, 0), (1, 1)), 4),
+    "one tap in a border": (square((5, 8), 6, 20, 1, 2, 1), 4),
+    "1-D": (ConvSpec(2, (21,), 6, 20, (5,), (1,), (2, 2), (1,)), 8),
+    "3-D": (ConvSpec(1, (5, 6, 7), 8, 12, (2, 2, 3), (1, 2, 1), (0, 0, 1, 0, 1, 0), (1, 1, 2)), 3),
 }
 
 
+@pytest.mark.parametrize("clip", [False, True])
 @pytest.mark.parametrize("name", OVERLAPS)
-def test_taps_side_by_side(name: str) -> None:
-    spec, height, width = OVERLAPS[name]
-    tile = RegisterTile(height * width, 1, 8)
-    plan = ConvPlan(tile, height, width, strip=4, groups=1, workers=1, taps=spec.kernel[-1])
+def test_taps_side_by_side(name: str, clip: bool) -> None:
+    spec, width = OVERLAPS[name]
+    plan = ConvPlan(RegisterTile(width, 1, 8), 1, width, 4, groups=1, workers=1, taps=spec.kernel[-1], clip=clip)
     check(conv, spec, plan=plan)
+
+
+def test_taps_side_by_side_in_a_tile_of_two_lines() -> None:
+    plan = ConvPlan(RegisterTile(8, 1, 8), 2, 4, strip=4, groups=1, workers=1, taps=3)
+    check(conv, square((5, 4), 6, 20, 3, 1, 1), plan=plan)
+
+
+def test_height_known_only_at_run_time_where_tiles_are_clipped() -> None:
+    spec = square((H, 17), 6, 20, 3, 1, 1, n=B)
+    plan = next(iter(conv.plans(spec, Target.host())))
+    assert isinstance(plan, ConvPlan)
+    assert plan.clip
+    check(conv, spec, {B: 2, H: 7}, plan)
+
+
+def test_clipping_needs_a_known_width_and_no_border_in_depth() -> None:
+    deep = ConvSpec(1, (5, 6, 7), 8, 12, (3, 3, 3), (1, 1, 1), (1,) * 6, (1, 1, 1))
+    for spec in (square((9, W), 8, 8, 3, 1, 1), deep, square((9, 9), 8, 8, 3)):
+        assert not any(plan.clip for plan in conv.plans(spec, Target.host()) if isinstance(plan, ConvPlan))
 
 
 def test_taps_side_by_side_of_sizes_known_only_at_run_time() -> None:
@@ -145,12 +169,17 @@ def test_taps_side_by_side_of_sizes_known_only_at_run_time() -> None:
 def test_one_vector_of_channels_reads_a_pixel_once_for_all_taps() -> None:
     plan = next(iter(conv.plans(square((14, 14), 16, 16, 3, pad=1), Target.parse("cpu:x86-64-v4"))))
     assert isinstance(plan, ConvPlan)
-    assert (plan.taps, plan.tile.rows, plan.tile.vectors) == (3, 14, 1)
+    assert (plan.taps, plan.clip, plan.tile.rows, plan.tile.vectors) == (3, True, 14, 1)
 
 
 def test_readers_join_rows_that_meet() -> None:
     run = Run((), 4, taps=2, apart=4)
     assert run.readers([0, 4]) == [(0, [(0, 0)]), (4, [(0, 1), (1, 0)]), (8, [(1, 1)])]
+
+
+def test_readers_leave_out_what_is_not_there() -> None:
+    run = Run((), 4, taps=2, apart=4, span=(4, 8))
+    assert run.readers([0, 4]) == [(4, [(0, 1), (1, 0)])]
 
 
 def test_later_plans_are_correct() -> None:
