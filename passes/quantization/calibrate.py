@@ -6,6 +6,7 @@ do not fit together are had in several runs over that sample.
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -83,7 +84,8 @@ def collect(
                 progress(f"calibrating: sample {done.samples}", done.samples / total if total else 0.0)
     except BaseException as error:
         if checkpoint is not None and whole:
-            checkpoint.save(done.samples)
+            with contextlib.suppress(CalibrationError):  # the first error is the one to tell
+                checkpoint.save(done.samples)
         if isinstance(error, CalibrationError) and error.node is None:
             raise CalibrationError(error.message, node=f"sample {done.samples}", hint=error.hint) from error
         raise

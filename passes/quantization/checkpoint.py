@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -69,7 +70,8 @@ class Checkpoint:
             message = f"cannot write the state of calibration: {error.strerror}"
             raise CalibrationError(message, node=str(self._path)) from error
         finally:
-            part.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it is not there, and nothing can be
+                part.unlink()
         now = time.monotonic()
         self._due = now + max(_EVERY, _SHARE * (now - started))
 

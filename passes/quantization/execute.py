@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,12 +33,15 @@ class Runner:
 
     `outputs` are names of values of the main graph (those inside If, Loop and Scan cannot be had); None means the
     graph's outputs by their own names. `threads` are those of one run, 0 for all cores. Runs may overlap in threads.
-    The graph is not changed, and later changes to it are not seen.
+    `free` names constants that a run may replace without a new Runner; what uses them is optimized less. The graph is
+    not changed, and later changes to it are not seen.
 
     Raises UsageError for an unknown name, UnsupportedError if ONNX Runtime does not take the model.
     """
 
-    def __init__(self, graph: Graph, outputs: Sequence[str] | None = None, *, threads: int = 1) -> None:
+    def __init__(
+        self, graph: Graph, outputs: Sequence[str] | None = None, *, threads: int = 1, free: Sequence[str] = ()
+    ) -> None:
         found = dict(zip(graph.output_names, graph.outputs, strict=True))
         if outputs is not None:
             found = values_by_name(graph, outputs)
@@ -48,19 +51,21 @@ class Runner:
         self._constant = {name: v.data for name, v in found.items() if v.data is not None}
         made = {n: v for n, v in found.items() if n not in self._given and n not in self._constant}
         self._made = list(made)
+        self._free = {name: v.data for name, v in values_by_name(graph, free).items() if v.data is not None}
         if made:
-            self._session = session(_part(graph, made), threads)
+            self._session = session(_part(graph, made, self._free), threads)
             self._reads = {i.name for i in self._session.get_inputs()}
 
-    def run(self, sample: Sample) -> dict[str, np.ndarray]:
-        """{name: array} of the outputs for one sample {input name: array}.
+    def run(self, sample: Sample, constants: Sample | None = None) -> dict[str, np.ndarray]:
+        """{name: array} of the outputs for one sample {input name: array}, `constants` in place of free ones.
 
         Raises CalibrationError if ONNX Runtime fails, as it does on an input of a wrong shape.
         """
         results = {name: sample[source] for name, source in self._given.items()}
         results |= {name: data for name, data in self._constant.items() if data is not None}
         if self._made:
-            feed = {name: array for name, array in sample.items() if name in self._reads}
+            arrays = {**self._free, **sample, **(constants or {})}
+            feed = {name: array for name, array in arrays.items() if name in self._reads}
             results |= zip(self._made, self._run(feed), strict=True)
         return {name: results[name] for name in self.names}
 
@@ -81,12 +86,16 @@ def values_by_name(graph: Graph, names: Sequence[str]) -> dict[str, Value]:
     return {name: known[name] for name in names}
 
 
-def _part(graph: Graph, outputs: Mapping[str, Value]) -> Graph:
-    """A copy with these outputs and nothing that they do not need."""
+def _part(graph: Graph, outputs: Mapping[str, Value], free: Collection[str]) -> Graph:
+    """A copy with these outputs and nothing that they do not need; constants in `free` become inputs."""
     mapping: dict[Value, Value] = {}
     part = graph.clone(mapping)
     part.set_outputs([mapping[v] for v in outputs.values()], list(outputs))
     DeadCode().run(part, PassContext())
+    for value in part.constants():
+        if value.name in free:
+            value.data = value.content = None
+            part.inputs.append(value)
     part.inputs = [v for v in part.inputs if v.uses]
     return part
 
