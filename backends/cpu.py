@@ -10,13 +10,14 @@ from ..compiler.ops import quantize as quantization
 from ..compiler.ops.base import attr_str, op_of
 from ..compiler.types import Dim, free_symbols
 from ..passes.base import Pass
-from ..passes.fusion.dequantize import DequantizeAtReaders
+from ..passes.fusion.dequantize import READS_BYTES, DequantizeAtReaders
 from ..passes.fusion.expand import ExpandFused
 from ..passes.fusion.requantize import UnitSteps
 from ..passes.layout import ChannelsLast
 from ..passes.pipelines import ON_BYTES, OPTIMIZE
 from ..passes.quantization.forms.normalize import NormalizeQuantized
 from ..passes.quantization.integers import IntegerProducts
+from ..passes.quantization.weights import CompressedWeights
 from ..passes.recurrent import PackRecurrent
 from ..passes.regions import Region, partition
 from ..passes.rewrite import Rewrite
@@ -41,6 +42,7 @@ PIPELINE: tuple[Pass, ...] = (
     ChannelsLast(),
     Rewrite(ON_BYTES),
     IntegerProducts(),
+    CompressedWeights(),
     FoldConstants(dequantize=True),
     DeadCode(),
     ExpandFused(keep=("optc.MatMul",), keep_regular=True),
@@ -109,8 +111,8 @@ class _Lowering:
         return node.op == "DequantizeLinear" and node.operand(0).type.dtype.itemsize == 1 and self.is_pointwise(node)
 
     def is_gather(self, node: Node) -> bool:
-        """A Resize of bytes: its floats are never stored."""
-        maker = node.operand(0).producer if node.op == "Resize" else None
+        """A Resize or mean of bytes, which are never stored as floats."""
+        maker = node.operand(0).producer if node.op in READS_BYTES else None
         return maker is not None and self.is_free(maker) and _known_shapes(node)
 
     def region_steps(self, region: Region) -> Iterator[Step]:
@@ -124,11 +126,11 @@ class _Lowering:
             if step is not None:
                 yield step
                 return
-            if len(region.nodes) == 1:
-                yield from self.node_steps(node, skip_template=True)
-                return
-            yield from self.node_steps(region.anchor)
-            yield from self.region_steps(Region(region.nodes[1:], None))
+            for each in region.before:
+                yield from self.node_steps(each)
+            yield from self.node_steps(region.anchor, skip_template=len(region.nodes) == 1)
+            if region.after:
+                yield from self.region_steps(Region(region.after, None))
             return
         step = self.group(region)
         if step is not None:
@@ -177,7 +179,7 @@ class _Lowering:
         from .kernels.dims import DimVars
         from .kernels.epilogue import fits_registers
 
-        if not self._computable(anchor) or not fits_registers(region.nodes[1:]):
+        if not self._computable(anchor) or not fits_registers(region.after):
             return None
         return TEMPLATES[anchor.op](Anchor(region, anchor, self.target, DimVars()))
 

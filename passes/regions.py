@@ -3,8 +3,8 @@
 Nodes are taken from the end. A region starts at a node nobody has taken and absorbs a producer when all readers of the
 producer lie in the region (so nothing is computed twice and the region stays convex) and both work on the same
 elements. At most one anchor joins, as the producer of what the rest computes. A producer that is free, as converting a
-byte to a float is, may be smaller than what it is broadcast to, and may feed a gather (Resize...), which then takes the
-anchor's place: it reads its operand wherever it likes, so what is computed there must cost nothing.
+byte to a float is, may be smaller than what it is broadcast to, and may feed a gather: an anchor, or a node in an
+anchor's place (Resize...), that reads its operand wherever it likes, so what is computed there must cost nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ Absorbs = Callable[[Node], bool]
 
 @dataclass(frozen=True)
 class Region:
-    """Nodes in graph order. `anchor` is the first of them, or None for a pointwise group."""
+    """Nodes in graph order. `anchor` is the one that others follow, or None for a pointwise group; only free nodes
+    that it reads stand before it."""
 
     nodes: tuple[Node, ...]
     anchor: Node | None
@@ -28,6 +29,16 @@ class Region:
     @property
     def last(self) -> Node:
         return self.nodes[-1]
+
+    @property
+    def before(self) -> tuple[Node, ...]:
+        """What the anchor reads through."""
+        return () if self.anchor is None else self.nodes[: self.nodes.index(self.anchor)]
+
+    @property
+    def after(self) -> tuple[Node, ...]:
+        """What follows the anchor; everything if there is none."""
+        return self.nodes if self.anchor is None else self.nodes[self.nodes.index(self.anchor) + 1 :]
 
     @property
     def name(self) -> str:
@@ -69,7 +80,8 @@ def partition(
 
     What a backend makes of a node: `pointwise`: it may be computed element by element inside a region. `anchor`: it has
     a template that lets pointwise nodes follow in registers. `free`: it is pointwise and costs nothing wherever it is
-    read. `gather`: each element is an expression of operand 0 at computed indices, and pointwise nodes may follow.
+    read. `gather`: it reads operand 0 at indices of its own, through a free node if there is one, and pointwise nodes
+    may follow.
     """
     kinds = _Kinds(pointwise, anchor, free, gather)
     order = {node: position for position, node in enumerate(graph.nodes)}

@@ -24,9 +24,9 @@ from .builder import (
     minimum,
     pieces,
     product,
-    splat,
     static,
 )
+from .exprs import const
 from .tile import row_tiles
 
 UNROLLED_TAPS = 16
@@ -80,12 +80,13 @@ class Reduction:
     """What is done with a window: `step(acc, x, tap, c, lanes)` from `initial`, then `finish(acc, counts)`.
 
     `tap` is the number of the tap within the kernel, `counts[d]` the taps inside the image along each of three dims,
-    `starts[d]` the input position of tap 0.
+    `starts[d]` the input position of tap 0. `dtype` is the accumulator's; x has that of its buffer.
     """
 
     initial: float
     step: Callable[[Expr, Expr, Expr, Expr, int], Expr]
     finish: Callable[[Expr, Sequence[Dim], Sequence[Expr], int], Expr]
+    dtype: str = "float32"
 
 
 def emit_windows(
@@ -124,9 +125,9 @@ def emit_windows(
             counts = [z[1] - z[0], yy[1] - yy[0], w.kernel[2] if whole else xs[1] - xs[0]]
 
             def channels(at: Expr, width: int) -> None:
-                acc = kb.local(count * width)
+                acc = kb.local(count * width, reduction.dtype)
                 for i in range(count):
-                    kb.store(acc, i * width, splat(reduction.initial, width), width)
+                    kb.store(acc, i * width, const(reduction.initial, reduction.dtype, width), width)
 
                 def line(kz: Expr, ky: Expr) -> None:
                     iz, iy = plane + kz * w.dilations[0], yy[2] + ky * w.dilations[1]

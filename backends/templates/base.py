@@ -38,10 +38,11 @@ class Anchor:
         return [plain(d) for d in self.dims.shape(value.type.dims)]
 
     def epilogue(self, bias: Value | None = None, scale: float = 1.0) -> Any:
-        """A scale, a bias along the last axis, and the rest of the region as the template's epilogue; None if empty."""
-        if bias is None and scale == 1.0 and len(self.region.nodes) == 1:
+        """A scale, a bias along the last axis, and what follows in the region, as the template's epilogue; None if
+        empty."""
+        if bias is None and scale == 1.0 and not self.region.after:
             return None
-        return NodeEpilogue(self.region.nodes[1:], self.node.outputs[0], bias, self.dims, scale)
+        return NodeEpilogue(self.region.after, self.node.outputs[0], bias, self.dims, scale)
 
     def kernel(self, func: Any, params: Sequence[Param], epilogue: Any, provenance: str) -> Kernel:
         """The call: `params`, what the epilogue reads, the output, and scratch if the template asks for it."""

@@ -1,4 +1,4 @@
-"""Convolutions and pools, channels last."""
+"""Convolutions, channels last."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import numpy as np
 
 from ...compiler.ir import Node
 from ...compiler.ops.base import attr_int, attr_ints, attr_str
-from ...compiler.types import DType
-from ..kernels import conv, depthwise, pool
+from ..kernels import conv, depthwise
 from ..steps import Kernel
 from .base import Anchor, template
 
@@ -75,37 +74,3 @@ def _conv(anchor: Anchor) -> Kernel | None:
     packed = module.pack_weights(np.asarray(weights), spec, plan)
     func = module.build(spec, plan, epilogue)
     return anchor.kernel(func, [node.operand(0), packed], epilogue, f"{module.__name__.rsplit('.', 1)[-1]} {plan}")
-
-
-def _is_plain_pool(node: Node) -> bool:
-    """float32 with the indices not asked for; SAME padding needs static spatial dims."""
-    x = node.operand(0)
-    static = all(isinstance(d, int) for d in x.type.dims[1:-1])
-    same = attr_str(node, "auto_pad", "NOTSET").startswith("SAME")
-    return x.type.dtype is DType.F32 and isinstance(x.type.dims[-1], int) and (static or not same)
-
-
-@template("optc.MaxPool", "optc.AveragePool", form=_is_plain_pool)
-def _pool(anchor: Anchor) -> Kernel | None:
-    node = anchor.node
-    x = node.operand(0)
-    kernel = attr_ints(node, "kernel_shape")
-    if kernel is None or not _is_plain_pool(node):
-        return None
-    shape, out = anchor.shape(x), anchor.shape(node.outputs[0])
-    ones = (1,) * len(kernel)
-    spec = pool.PoolSpec(
-        kind="max" if node.op == "optc.MaxPool" else "average",
-        batch=shape[0],
-        spatial=tuple(shape[1:-1]),
-        out=tuple(out[1:-1]),
-        channels=int(shape[-1]),
-        kernel=kernel,
-        strides=attr_ints(node, "strides") or ones,
-        pads=conv_pads(node, kernel),
-        dilations=attr_ints(node, "dilations") or ones,
-        count_include_pad=bool(attr_int(node, "count_include_pad", 0)),
-    )
-    epilogue = anchor.epilogue()
-    plan = next(pool.plans(spec, anchor.target))
-    return anchor.kernel(pool.build(spec, plan, epilogue), [x], epilogue, f"pool {plan}")

@@ -15,7 +15,8 @@ from ...compiler.ir import Graph, Node, Use
 from ...compiler.ops.base import op_of
 from ..base import PassContext, register_pass
 
-_READS_BYTES = frozenset({"QuantizeLinear", "Resize"})
+READS_BYTES = frozenset({"ReduceMean", "Resize", "optc.AveragePool"})
+"""Ops with kernels that read operand 0 through a DequantizeLinear."""
 
 
 @register_pass
@@ -65,4 +66,8 @@ def _stands_before(node: Node, user: Node) -> bool:
 
 def _takes_in(graph: Graph, use: Use) -> bool:
     user = use.user
-    return isinstance(user, Node) and user.graph is graph and (op_of(user).pointwise or user.op in _READS_BYTES)
+    return isinstance(user, Node) and user.graph is graph and _converts(user)
+
+
+def _converts(node: Node) -> bool:
+    return op_of(node).pointwise or node.op == "QuantizeLinear" or node.op in READS_BYTES

@@ -14,7 +14,13 @@ def cut(text: str) -> list[str]:
     def takes_epilogue(node: Node) -> bool:
         return node.op == "MatMul"
 
-    regions = partition(graph_of(text), lambda n: op_of(n).pointwise, takes_epilogue)
+    def pointwise(node: Node) -> bool:
+        return op_of(node).pointwise or node.op in ("QuantizeLinear", "DequantizeLinear")
+
+    regions = partition(
+        graph_of(text), pointwise, takes_epilogue,
+        free=lambda n: n.op == "DequantizeLinear", gather=lambda n: n.op == "Resize",
+    )  # fmt: skip
     return ["+".join(n.op + "*" * (n is r.anchor) for n in r.nodes) for r in regions]
 
 
@@ -90,3 +96,51 @@ graph main(%x: f32[N,4], %w: f32[4,4], %v: f32[M,N,4]) {
   return %y
 }
 """) == ["MatMul*", "Add"]
+
+
+BYTES = "%s: f32[] = const 0.5 %z: u8[] = const 3"
+
+
+def test_a_free_producer_may_be_smaller() -> None:
+    assert cut(f"""
+graph main(%x: u8[N,1,4], %y: f32[N,8,4]) {{ {BYTES}
+  %d = DequantizeLinear(%x, %s, %z)
+  %z2 = Mul(%d, %y)
+  return %z2
+}}
+""") == ["DequantizeLinear+Mul"]
+
+
+def test_what_is_free_is_not_taken_in_by_a_product() -> None:
+    assert cut(f"""
+graph main(%x: u8[N,4], %w: f32[4,4]) {{ {BYTES}
+  %d = DequantizeLinear(%x, %s, %z)
+  %h = MatMul(%d, %w)
+  %q = QuantizeLinear(%h, %s, %z)
+  return %q
+}}
+""") == ["DequantizeLinear", "MatMul*+QuantizeLinear"]
+
+
+def test_a_gather_takes_in_what_is_free_before_it() -> None:
+    assert cut(f"""
+graph main(%x: u8[1,2,4,4], %r: u8[1,2,8,8]) {{ {BYTES} %k: f32[4] = const [1,1,2,2]
+  %d = DequantizeLinear(%x, %s, %z)
+  %h = Resize(%d, _, %k)
+  %e = DequantizeLinear(%r, %s, %z)
+  %a = Add(%h, %e)
+  %q = QuantizeLinear(%a, %s, %z)
+  return %q
+}}
+""") == ["DequantizeLinear+Resize+DequantizeLinear+Add+QuantizeLinear"]
+
+
+def test_a_gather_of_what_others_read_too_leaves_it() -> None:
+    assert cut(f"""
+graph main(%x: u8[1,2,4,4]) {{ {BYTES} %k: f32[4] = const [1,1,2,2]
+  %d = DequantizeLinear(%x, %s, %z)
+  %h = Resize(%d, _, %k)
+  %q = QuantizeLinear(%h, %s, %z)
+  return %q, %d
+}}
+""") == ["DequantizeLinear", "Resize+QuantizeLinear"]
