@@ -44,12 +44,12 @@ def print_evaluation(name: str, n: int | None, other: Path | None) -> None:
     if model.metric is None:
         raise UsageError("random weights have no accuracy", node=name)
     float_run = onnxruntime_run(model.path())
-    print(f"{model.metric.name}: {model.metric.evaluate(float_run, n)}")
-    if other is not None:
-        other_run = onnxruntime_run(other)
-        print(f"difference of {other.name}: {model.metric.compare(float_run, other_run, n)}")
-        if model.agreement is not None:
-            print(f"{model.agreement.name}: {model.agreement.evaluate(other_run, n)}")
+    for metric in model.metrics:
+        print(f"{metric.name}: {metric.evaluate(float_run, n)}")
+        if other is not None:
+            print(f"difference of {other.name}: {metric.compare(float_run, onnxruntime_run(other), n)}")
+    if other is not None and model.agreement is not None:
+        print(f"{model.agreement.name}: {model.agreement.evaluate(onnxruntime_run(other), n)}")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import json
 import sysconfig
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,10 @@ LABELS = {".py": ("python",), ".h": ("c", "cpp"), ".pyi": ("python",), ".f90": (
 """Right answers for the text files found in a Python installation with numpy, by extension."""
 
 PER_LABEL = 800
-"""Excerpts of one extension at most, both splits together."""
+"""Files of one extension at most, both splits together."""
+
+PER_FILE = 2
+"""Excerpts of each."""
 
 EXCERPT = (60, 300)
 """Bytes of an excerpt, at least and at most: so few that the float model errs on one in ten."""
@@ -73,8 +77,8 @@ def excerpt(path: Path, rng: np.random.Generator) -> bytes:
 
 
 def dataset(split: Split, n: int | None = None) -> Iterator[Sample]:
-    """One excerpt a file; the target is the right labels."""
-    for number, path in enumerate(_files()[split][:n]):
+    """One excerpt of each file, then another of each; the target is the right labels."""
+    for number, path in islice(enumerate(_files()[split] * PER_FILE), n):
         content = excerpt(path, np.random.default_rng(number))
         yield Sample({"bytes": features(content)[None]}, LABELS[path.suffix])
 

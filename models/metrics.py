@@ -52,18 +52,43 @@ class MetricResult:
         return f"{self.value:.4f} (n = {self.n}, 95% interval {self.ci95[0]:.4f} to {self.ci95[1]:.4f})"
 
 
+Scores = NDArray[np.float64]
+"""What a metric's value is made of, an entry (or a row) an item: two models are compared on the same items."""
+
+
 class Metric(ABC):
     """A figure of merit; higher is better."""
 
     name: str
 
     @abstractmethod
-    def evaluate(self, run: Run, n: int | None = None) -> MetricResult:
-        """Judges `run` on the first `n` items of the test split (all of them if None)."""
+    def scores(self, run: Run, n: int | None = None) -> Scores:
+        """Judges `run` item by item on the first `n` items of the test split (all of them if None)."""
 
     @abstractmethod
+    def value(self, scores: Scores) -> float:
+        """The figure that these scores make."""
+
+    @abstractmethod
+    def interval(self, scores: Scores) -> tuple[float, float]:
+        """95% interval of `value(scores)`."""
+
+    @abstractmethod
+    def difference_interval(self, a: Scores, b: Scores) -> tuple[float, float]:
+        """95% interval of `value(b) - value(a)`, paired item by item."""
+
+    def evaluate(self, run: Run, n: int | None = None) -> MetricResult:
+        """The figure of `run` on the first `n` items of the test split (all of them if None)."""
+        scores = self.scores(run, n)
+        return MetricResult(self.value(scores), len(scores), self.interval(scores))
+
+    def difference(self, a: Scores, b: Scores) -> MetricResult:
+        """How much better `b` is than `a`, which are scores of the same items, with the paired 95% interval."""
+        return MetricResult(self.value(b) - self.value(a), len(a), self.difference_interval(a, b))
+
     def compare(self, run_a: Run, run_b: Run, n: int | None = None) -> MetricResult:
-        """`value` is the metric of `run_b` less that of `run_a` on the same items, with the paired 95% interval."""
+        """`difference` of the two models' scores on the same items."""
+        return self.difference(self.scores(run_a, n), self.scores(run_b, n))
 
 
 @dataclass(frozen=True)
@@ -75,42 +100,42 @@ class MeanMetric(Metric):
     """The first `n` test items, or all of them."""
     score: Callable[[Run, Sample], float]
 
-    def evaluate(self, run: Run, n: int | None = None) -> MetricResult:
-        scores = np.array([self.score(run, sample) for sample in self.samples(n)], np.float64)
-        return MetricResult(float(scores.mean()), len(scores), mean_interval(scores))
+    def scores(self, run: Run, n: int | None = None) -> Scores:
+        return np.array([self.score(run, sample) for sample in self.samples(n)], np.float64)
 
-    def compare(self, run_a: Run, run_b: Run, n: int | None = None) -> MetricResult:
-        pairs = [(self.score(run_a, sample), self.score(run_b, sample)) for sample in self.samples(n)]
-        a, b = np.array(pairs, np.float64).T
-        return MetricResult(float((b - a).mean()), len(a), paired_interval(a, b))
+    def value(self, scores: Scores) -> float:
+        return float(scores.mean())
+
+    def interval(self, scores: Scores) -> tuple[float, float]:
+        return mean_interval(scores)
+
+    def difference_interval(self, a: Scores, b: Scores) -> tuple[float, float]:
+        return paired_interval(a, b)
 
 
 @dataclass(frozen=True)
 class SpearmanMetric(Metric):
-    """Rank correlation between what the model says of each pair and what people said, intervals by bootstrap."""
+    """Rank correlation between what the model says of each pair and what people said, intervals by bootstrap.
+
+    A row of scores is the model's rating and people's.
+    """
 
     name: str
     samples: Callable[[int | None], Iterable[Pair]]
     """The first `n` test pairs, or all of them."""
     rate: Callable[[Run, Pair], float]
 
-    def evaluate(self, run: Run, n: int | None = None) -> MetricResult:
-        people, (rated,) = self._ratings(n, run)
-        low, high = _bootstrap(lambda i: spearman(rated[i], people[i]), len(people))
-        return MetricResult(spearman(rated, people), len(people), (low, high))
+    def scores(self, run: Run, n: int | None = None) -> Scores:
+        return np.array([(self.rate(run, pair), pair.target) for pair in self.samples(n)], np.float64)
 
-    def compare(self, run_a: Run, run_b: Run, n: int | None = None) -> MetricResult:
-        people, (a, b) = self._ratings(n, run_a, run_b)
+    def value(self, scores: Scores) -> float:
+        return spearman(scores[:, 0], scores[:, 1])
 
-        def difference(i: Any) -> float:
-            return spearman(b[i], people[i]) - spearman(a[i], people[i])
+    def interval(self, scores: Scores) -> tuple[float, float]:
+        return _bootstrap(lambda i: self.value(scores[i]), len(scores))
 
-        return MetricResult(difference(slice(None)), len(people), _bootstrap(difference, len(people)))
-
-    def _ratings(self, n: int | None, *runs: Run) -> tuple[NDArray[np.float64], list[NDArray[np.float64]]]:
-        samples = list(self.samples(n))
-        people = np.array([sample.target for sample in samples], np.float64)
-        return people, [np.array([self.rate(run, sample) for sample in samples], np.float64) for run in runs]
+    def difference_interval(self, a: Scores, b: Scores) -> tuple[float, float]:
+        return _bootstrap(lambda i: self.value(b[i]) - self.value(a[i]), len(a))
 
 
 def mean_interval(scores: NDArray[np.float64]) -> tuple[float, float]:

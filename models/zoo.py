@@ -69,7 +69,14 @@ class ZooModel:
     metric: Metric | None = field(default=None, repr=False)
     """None where weights are random: such a model has no accuracy."""
     agreement: Metric | None = field(default=None, repr=False)
-    """How often the float model's answer is given, where `metric` has too few items to tell models apart."""
+    """How often the float model's answer is given: finer than `metric`, but an answer that differs may be right."""
+    more: tuple[Metric, ...] = field(default=(), repr=False)
+    """Other tasks of the model, judged against people's answers as `metric` is."""
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """All that judge the model by right answers; `agreement` is not among them."""
+        return ((self.metric,) if self.metric else ()) + self.more
 
     def path(self) -> Path:
         """The .onnx file on this disk, downloaded or built on first use. Raises `DownloadError`."""

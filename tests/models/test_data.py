@@ -41,11 +41,11 @@ def test_magika_features_strip_the_outer_ends_and_pad_in_the_middle() -> None:
 
 def test_rendered_lines_fit_and_carry_their_text() -> None:
     for number in range(5):
-        sample = ocr.text_line(np.random.default_rng(number), 48, 320)
-        pixels = sample.inputs["x"]
+        grey, text = ocr.text_line(np.random.default_rng(number), 48, 320)
+        pixels = ocr.to_input(grey)
         assert pixels.shape == (1, 3, 48, 320)
         assert np.abs(pixels).max() <= 1
-        assert sample.target.strip() == sample.target != ""
+        assert text.strip() == text != ""
 
 
 def test_ctc_merges_repeats_and_drops_blanks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,6 +79,42 @@ def test_sung_vowels_are_loud_and_finite() -> None:
     audio = speech.vowels(np.random.default_rng(0), 0.5)
     assert len(audio) == 8000
     assert np.abs(audio).max() == pytest.approx(0.5)
+
+
+def test_a_clip_says_where_its_voice_is() -> None:
+    audio, voiced = speech.clip("test", 3)
+    assert audio.shape == voiced.shape
+    assert not voiced[:2500].any()
+    assert not voiced[-5000:].any()
+    assert 0.3 < voiced.mean() < 0.9
+
+
+def page_of(text: str) -> tuple[np.ndarray, list[ocr.Box]]:
+    """A probability map with rows of # where there is text, and the box of rows 1 to 3."""
+    rows = np.array([[c == "#" for c in line] for line in text.split()], np.float32)
+    return rows[None, None], [(1, 1, 5, 4)]
+
+
+@pytest.mark.parametrize(
+    ("text", "f1"),
+    [
+        ("...... ...... .####. ...... ......", 1.0),
+        ("...... ...... .##... ...... ......", 2 / 3),
+        ("...... ...... .####. ...... .####.", 2 / 3),
+        ("...... ...... ...... ...... ......", 0.0),
+    ],
+)
+def test_text_is_found_by_columns_and_lost_by_false_pixels(text: str, f1: float) -> None:
+    probability, boxes = page_of(text)
+    sample = optc.models.Sample({}, boxes)
+    assert ocr.text_is_found(lambda _: {"y": probability}, sample) == pytest.approx(f1)
+
+
+def test_ink_box_is_tight() -> None:
+    ink = np.zeros((6, 8), np.float32)
+    ink[2:4, 3:7] = -100
+    assert ocr.ink_box(ink) == (3, 2, 7, 4)
+    assert ocr.ink_box(np.zeros((6, 8), np.float32)) == (0, 0, 0, 0)
 
 
 def test_the_shipped_images_are_the_first_of_the_test_split() -> None:
