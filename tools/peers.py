@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +60,15 @@ def with_shapes(model: str | Path | bytes, shapes: Mapping[str, Sequence[int]]) 
 
 
 def openvino_runner(
-    model: str | Path | bytes, threads: int = 0, shapes: Mapping[str, Sequence[int]] | None = None
+    model: str | Path | bytes,
+    threads: int = 0,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    precision: str | None = "f32",
 ) -> Run:
-    """OpenVINO on the CPU in float32, latency mode. Raises TargetError if it is not installed."""
+    """OpenVINO on the CPU, latency mode, one stream. Raises TargetError if it is not installed.
+
+    `precision` is that of float arithmetic, None for OpenVINO's own choice: bf16 where the processor has AMX.
+    """
     try:
         import openvino as ov
     except ImportError as error:
@@ -70,7 +77,9 @@ def openvino_runner(
     network = core.read_model(model if isinstance(model, bytes) else str(model))
     if shapes:
         network.reshape({name: list(shape) for name, shape in shapes.items()})
-    config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
+    if precision:
+        config["INFERENCE_PRECISION_HINT"] = precision
     if threads:
         config["INFERENCE_NUM_THREADS"] = threads
     compiled = core.compile_model(network, "CPU", config)
@@ -84,7 +93,11 @@ def openvino_runner(
     return run
 
 
-PEERS: dict[str, Callable[..., Run]] = {"onnxruntime": onnxruntime_runner, "openvino": openvino_runner}
+PEERS: dict[str, Callable[..., Run]] = {
+    "onnxruntime": onnxruntime_runner,
+    "openvino": openvino_runner,
+    "openvino-bf16": partial(openvino_runner, precision="bf16"),
+}
 
 
 def peer(name: str) -> Callable[..., Run]:
