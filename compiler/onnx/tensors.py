@@ -138,8 +138,8 @@ def _widened(tensor: onnx.TensorProto, external: ExternalData, name: str, shape:
         raw = np.array(tensor.int32_data, np.uint8)
     if raw.size != nbytes:
         _wrong_size(name, shape, nbytes, raw.size, "bytes")
-    fields = (raw[:, None] >> np.arange(0, 8, bits, dtype=np.uint8)) & np.uint8((1 << bits) - 1)
-    wide = fields.reshape(-1)[:count].astype(dtype.numpy)
+    fields: np.ndarray = (raw[:, None] >> np.arange(0, 8, bits, dtype=np.uint8)) & np.uint8((1 << bits) - 1)
+    wide: np.ndarray = fields.reshape(-1)[:count].astype(dtype.numpy)
     if dtype is DType.I8:
         half = np.int8(1 << (bits - 1))
         wide = (wide ^ half) - half

@@ -137,7 +137,8 @@ def _panels(matrix: np.ndarray, panel: int) -> np.ndarray:
 
 
 def _layout(spec: PackedSpec, plan: PackedPlan) -> CodeLayout:
-    layout = CodeLayout(spec.bits, plan.tabled)
+    """Places in a table too large for permutations are bytes: taking them apart costs more than reading them."""
+    layout = CodeLayout(8 if plan.tabled and spec.bits > 4 else spec.bits, plan.tabled)
     if spec.blocks > 1 and spec.block % layout.unit:
         raise ValueError(f"blocks of {spec.block} codes of {spec.bits} bits do not fill words")
     return layout

@@ -6,7 +6,7 @@ Gather(W, i)       ->  Gather(codes, i) * Gather(scales, i)            rows of 8
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -17,9 +17,11 @@ from ....compiler.ops.base import attr_float, attr_int
 from ....compiler.types import DType
 from ...base import PassContext, register_pass
 from .formats import WeightFormat, WeightSpec, parse_spec
-from .quantize import Packed, quantize, signal_to_noise
+from .rounding import Packed, quantize, signal_to_noise
 
 PRODUCTS = ("MatMul", "Gemm", "optc.MatMul")
+_ADDED = {"Gemm": 2, "com.microsoft.MatMulNBits": 5}
+"""The operand that is added to a product."""
 _ROWS = WeightFormat("linear", 8)
 
 
@@ -91,6 +93,7 @@ def pack_weights(graph: Graph, spec: str) -> WeightReport:
 class _Packer:
     def __init__(self, spec: WeightSpec, report: WeightReport) -> None:
         self.spec, self.report = spec, report
+        self.rule = PackWeights.name
         self._packed: dict[tuple[Value, bool, float], Packed] = {}  # one tensor may serve several nodes
         self._tables: dict[Value, tuple[np.ndarray, np.ndarray]] = {}
 
@@ -121,15 +124,7 @@ class _Packer:
             exact = (exact.T if transposed else exact) * np.float32(alpha)
             packed = self._packed[key] = quantize(exact, format)
             self.note(node, exact, packed.values(), format.text, packed.nbytes)
-        y = emit_packed(graph, node, self._packed[key], weights.name, "pack-weights")
-        added, beta = (node.input(2), attr_float(node, "beta", 1.0)) if node.op == "Gemm" else (None, 1.0)
-        loc = node.loc.merged(rule="pack-weights")
-        if added is not None and beta != 1.0:
-            factor = graph.constant(beta, dtype=DType.F32)
-            added = graph.emit("Mul", [added, factor], before=node, loc=loc).output
-        if added is not None:
-            y = graph.emit("Add", [y, added], before=node, loc=loc).output
-        graph.replace(node, [y])
+        graph.replace(node, [emit_packed(graph, node, self._packed[key], weights.name, self.rule)])
 
     # --- tables --------------------------------------------------------------------------------------------------
 
@@ -143,15 +138,7 @@ class _Packer:
             self._tables[weights] = rows
             self.note(node, exact, packed.values().T, "int8 rows", rows[0].nbytes + rows[1].nbytes)
 
-        def emit(op: str, *inputs: Value, **attrs: Attr) -> Value:
-            loc = node.loc.merged(rule="pack-weights")
-            return graph.emit(op, inputs, attrs, before=node, loc=loc).output
-
-        indices = node.operand(1)
-        codes, scales = (
-            emit("Gather", graph.constant(a, weights.name), indices, axis=0) for a in self._tables[weights]
-        )
-        graph.replace(node, [emit("Mul", emit("Cast", codes, to=DType.F32), scales)])
+        graph.replace(node, [emit_rows(graph, node, *self._tables[weights], self.rule)])
 
     def note(self, node: Node, exact: np.ndarray, rounded: np.ndarray, format: str, nbytes: int) -> None:
         snr = signal_to_noise(exact, rounded)
@@ -159,14 +146,33 @@ class _Packer:
 
 
 def emit_packed(graph: Graph, node: Node, packed: Packed, name: str, rule: str) -> Value:
-    """An optc.MatMulPacked in front of a product, of its operand 0 and these weights."""
+    """What a product (MatMul, Gemm, optc.MatMul or MatMulNBits) makes, with these weights, alpha included, as its B."""
+    loc = node.loc.merged(rule=rule)
+
+    def emit(op: str, inputs: Sequence[Value | None], attrs: dict[str, Attr] | None = None) -> Value:
+        return graph.emit(op, inputs, attrs, before=node, loc=loc).output
+
     arrays = (packed.codes, packed.scales, packed.codebook, packed.zeros)
     constants = [None if a is None else graph.constant(a, name) for a in arrays]
-    attrs: dict[str, Attr] = {"bits": packed.bits, "block": packed.block}
-    loc = node.loc.merged(rule=rule)
     while constants[-1] is None:
         constants.pop()
-    return graph.emit("optc.MatMulPacked", [node.operand(0), *constants], attrs, before=node, loc=loc).output
+    y = emit("optc.MatMulPacked", [node.operand(0), *constants], {"bits": packed.bits, "block": packed.block})
+    added, beta = node.input(_ADDED.get(node.op, len(node.inputs))), attr_float(node, "beta", 1.0)
+    if added is not None and beta != 1.0:
+        added = emit("Mul", [added, graph.constant(beta, dtype=DType.F32)])
+    return y if added is None else emit("Add", [y, added])
+
+
+def emit_rows(graph: Graph, node: Node, codes: np.ndarray, scales: np.ndarray, rule: str) -> Value:
+    """What a Gather makes of rows of codes times scales, [rows, 1] or one for all."""
+    loc, indices, name = node.loc.merged(rule=rule), node.operand(1), node.operand(0).name
+
+    def emit(op: str, inputs: Sequence[Value], **attrs: Attr) -> Value:
+        return graph.emit(op, inputs, attrs, before=node, loc=loc).output
+
+    rows = emit("Cast", [emit("Gather", [graph.constant(codes, name), indices], axis=0)], to=DType.F32)
+    factor = graph.constant(scales, name)
+    return emit("Mul", [rows, emit("Gather", [factor, indices], axis=0) if scales.ndim == 2 else factor])
 
 
 def _objections(node: Node, weights: np.ndarray, product: bool) -> Iterator[str]:

@@ -58,13 +58,15 @@ class Packed:
 def quantize(weights: Floats, format: WeightFormat) -> Packed:
     """Weights [k, n], all finite, in a format."""
     k, n = weights.shape
+    exponent = int(np.frexp(np.abs(weights).max(initial=0))[1])
+    weights = np.ldexp(weights, -exponent)  # so that no square under- or overflows
     block = min(format.block, -(-k // 32) * 32)
     levels = format.levels if format.kind != "codebook" else _shared(weights, block, 1 << format.bits)
     assert levels is not None
     columns = max(1, _CHUNK // max(1, k))
     parts = [_round(_blocks(weights[:, i : i + columns], block), levels, format) for i in range(0, n, columns)]
     codes, scales, zeros = (np.concatenate(arrays, axis=-1) for arrays in zip(*parts, strict=True))
-    codes = codes.reshape(-1, n)[:k]
+    codes, scales = codes.reshape(-1, n)[:k], np.ldexp(scales.astype(np.float32), exponent).astype(scales.dtype)
     if format.kind == "linear":
         codes = (codes.astype(np.int16) + int(levels[0])).astype(np.int8)
     codebook = None if format.kind == "linear" else levels
@@ -139,7 +141,7 @@ def _divisor(scale: Floats) -> Floats:
 def _nearest(values: Floats, levels: Floats, linear: bool) -> np.ndarray:
     """The place of the nearest level, u8."""
     if linear:
-        return (np.clip(np.rint(values), levels[0], levels[-1]) - levels[0]).astype(np.uint8)
+        return np.asarray(np.clip(np.rint(values), levels[0], levels[-1]) - levels[0], np.uint8)
     middles = (levels[1:] + levels[:-1]) / 2
     places: np.ndarray = np.searchsorted(middles, values.reshape(-1)).astype(np.uint8)
     return places.reshape(values.shape)
