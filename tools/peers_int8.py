@@ -7,7 +7,7 @@ under a name made of them, so that accuracy and speed judge the same file and a 
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import io
 import logging
 import os
 import shutil
@@ -19,6 +19,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from ..backends.runtime.cache import digest as digest_of_parts
 from ..compiler.errors import TargetError, UsageError
 from ..models.download import cache_dir
 from .peers import Run, Sample, onnxruntime_runner, openvino_runner
@@ -27,6 +28,9 @@ PER_CHANNEL_OPSET = 13
 """From here on DequantizeLinear has an axis; older models are converted before ONNX Runtime quantizes them."""
 
 CORE_OPS = ("Conv", "MatMul", "Gemm")
+
+RECIPE = 1
+"""Raised when the quantizers are called otherwise, so that no copy made before is taken."""
 
 Quantize = Callable[[Path, Sequence[Sample], Path], None]
 """(float model, calibration samples, where the quantized model goes)."""
@@ -50,20 +54,24 @@ class Int8Peer:
 
         Raises TargetError if the peer is not installed or cannot quantize the model, naming its own error.
         """
-        key = digest(model, samples, self.name, *package_versions(*self.packages))
+        key = digest(model, samples, self.name, str(RECIPE), *package_versions(*self.packages))
         place = (folder or cache_dir().parent / "peers") / f"{model.stem}-{self.name}-{key}"
         if not place.exists():
             place.parent.mkdir(parents=True, exist_ok=True)
             scratch = Path(tempfile.mkdtemp(dir=place.parent))
             try:
-                self.quantize(model, samples, scratch / f"model{self.suffix}")
+                with _quiet():
+                    self.quantize(model, samples, scratch / f"model{self.suffix}")
             except Exception as error:  # the peers raise whatever comes: their refusal is a result, not our failure
                 words = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
                 shutil.rmtree(scratch)
                 raise TargetError(f"{self.name} cannot quantize the model: {words[-1]}", node=model.name) from error
-            with contextlib.suppress(OSError):  # another process was quicker
+            try:
                 os.rename(scratch, place)
-            shutil.rmtree(scratch, ignore_errors=True)
+            except OSError:
+                shutil.rmtree(scratch)
+                if not place.exists():  # else another process was quicker
+                    raise
         return place / f"model{self.suffix}"
 
 
@@ -77,13 +85,23 @@ def package_versions(*names: str) -> list[str]:
 
 def digest(model: Path, samples: Sequence[Sample], *words: str) -> str:
     """16 hex digits of the model's bytes, the samples' names, types, shapes and values, and the words."""
-    state = hashlib.sha256("\n".join(words).encode())
-    with model.open("rb") as file:
-        state.update(hashlib.file_digest(file, "sha256").digest() if hasattr(hashlib, "file_digest") else file.read())
+    parts: list[bytes | Path] = [model, *(word.encode() for word in words)]
     for sample in samples:
         for name, array in sorted(sample.items()):
-            state.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
-    return state.hexdigest()[:16]
+            parts += [f"{name} {array.dtype} {array.shape}".encode(), array.tobytes()]
+    return digest_of_parts(parts)[:16]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the quantizers' progress bars, and warnings about models as they are."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
 
 
 class _Samples:
