@@ -35,9 +35,8 @@ class Weights:
         wide = np.moveaxis(weights.astype(np.int32), axis, 0)
         point = np.zeros(1, np.int32) if zero is None else zero.reshape(-1).astype(np.int32)
         point = np.broadcast_to(point, (len(wide),))
-        flat = wide.reshape(len(wide), -1)
-        least, most = (f(flat, axis=1, initial=0) if flat.size else point for f in (np.min, np.max))
-        fits = (least - point >= -128) & (most - point <= 127)
+        centred = wide.reshape(len(wide), -1) - point[:, None]
+        fits = ((centred >= -128) & (centred <= 127)).all(1)
         offset = np.where(fits, point, 128 if weights.dtype == np.uint8 else 0)
         data = wide - offset.reshape(-1, *[1] * (wide.ndim - 1))
         shift = (offset - point).astype(np.int32)
