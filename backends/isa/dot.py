@@ -6,6 +6,7 @@ products a lane. pmaddubsw, which would take bytes before VNNI, saturates its su
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tvm import tirx
@@ -88,3 +89,30 @@ def arithmetic(target: Target) -> Arithmetic:
     if target.has("avx512vnni") if wide else target.has("avxvnni"):
         return Dot4()
     return Dot2(cost=1.0 if wide else 0.67)
+
+
+def interleave(rows: Sequence[Expr], lanes: int) -> Expr:
+    """Lane c holds byte c of each of `rows`, the first row lowest, widened as the sums take them.
+
+    `rows` are u8 x `lanes`, as many as the arithmetic is deep: four give four bytes a lane, two give two int16.
+    """
+    if len(rows) == 2:
+        pairs = tirx.Shuffle(rows, _indices(lanes * i + c for c in range(lanes) for i in range(2)))
+        return tirx.Cast(f"int16x{2 * lanes}", pairs)
+    if lanes < 16:
+        return tirx.Shuffle(rows, _indices(lanes * i + c for c in range(lanes) for i in range(4)))
+    # A permutation of words, then one of bytes within 128 bits. LLVM would make eight unpacks and three inserts of it.
+    joined = _as_is("int32x16", tirx.Shuffle(rows, _indices(range(64))))
+    words = tirx.Shuffle([joined], _indices(4 * i + part for part in range(4) for i in range(4)))
+    within = [4 * i + byte for byte in range(4) for i in range(4)]
+    return tirx.Shuffle([_as_is("uint8x64", words)], _indices(16 * part + i for part in range(4) for i in within))
+
+
+def _indices(values: Iterable[int]) -> list[Expr]:
+    return [tirx.IntImm("int32", value) for value in values]
+
+
+def _as_is(dtype: str, vector: Expr) -> Expr:
+    """512 bits as another type, which LLVM does not look through."""
+    floats = tirx.reinterpret("float32x16", vector)
+    return tirx.reinterpret(dtype, tirx.call_llvm_pure_intrin("float32x16", "llvm.arithmetic.fence", floats))

@@ -201,6 +201,15 @@ class KernelBuilder:
         self.emit(tirx.Bind(var, value))
         return var
 
+    def opaque(self, value: Dim, name: str = "v") -> Dim:
+        """As `let`, for an int64 that much is computed from: TVM's analyzer looks through names at each use, which
+        takes seconds where they stand for divisions by symbols; it does not look into variables."""
+        if static(value) is not None:
+            return known(value)
+        cell = self.local(1, "int64", name)
+        self.store(cell, 0, value)
+        return self.load(cell, 0)
+
     def flat(self, param: Any) -> Any:
         """The one-dimensional view of a parameter buffer."""
         if param not in self._views:

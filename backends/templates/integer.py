@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...compiler.ir import Node, Value
-from ..kernels.dot import conv, matmul
+from ..kernels.dot import conv, depthwise, matmul
 from ..kernels.matmul import MatmulSpec
 from ..steps import Kernel, Param
 from .base import Anchor, template
@@ -41,7 +41,8 @@ def _conv(anchor: Anchor) -> Kernel | None:
     if spec.padded:
         border = node.input(3)
         rest.append(border if border is not None else np.zeros(1, np.uint8))
-    return _call(anchor, conv, spec, node.operand(1), rest)
+    family = depthwise if depthwise.applies(spec) else conv
+    return _call(anchor, family, spec, node.operand(1), rest)
 
 
 def _is_plain_matmul(node: Node) -> bool:
