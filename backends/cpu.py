@@ -13,6 +13,7 @@ from ..passes.base import Pass
 from ..passes.fusion.dequantize import READS_BYTES, DequantizeAtReaders
 from ..passes.fusion.expand import ExpandFused
 from ..passes.fusion.requantize import UnitSteps
+from ..passes.fusion.tables import ByteTables
 from ..passes.layout import ChannelsLast
 from ..passes.pipelines import ON_BYTES, OPTIMIZE
 from ..passes.quantization.forms.normalize import NormalizeQuantized
@@ -46,6 +47,7 @@ PIPELINE: tuple[Pass, ...] = (
     FoldConstants(dequantize=True),
     DeadCode(),
     ExpandFused(keep=("optc.MatMul",), keep_regular=True),
+    ByteTables(),
     DequantizeAtReaders(),
     UnitSteps(),
 )

@@ -16,7 +16,9 @@ _V3 = (*_V2, "avx", "avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe")
 _ALDERLAKE = (*_V3, "avxvnni")
 _V4 = (*_V3, "avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl")
 _CASCADELAKE = (*_V4, "avx512vnni")
-_SAPPHIRE_RAPIDS = (*_V4, "amx-bf16", "amx-int8", "amx-tile", "avx512bf16", "avx512fp16", "avx512vnni", "avxvnni")
+_SAPPHIRE_RAPIDS = (
+    *_V4, "amx-bf16", "amx-int8", "amx-tile", "avx512bf16", "avx512fp16", "avx512vbmi", "avx512vnni", "avxvnni",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

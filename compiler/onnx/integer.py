@@ -1,6 +1,7 @@
 """What optc's integer products mean in ONNX nodes.
 
 optc.MatMulInteger(a, b, bias)     = MatMulInteger(a, b) + bias
+optc.Lookup(x, table)              = Gather(table, x)
 optc.ConvInteger(x, w, bias, pad)  = ConvInteger(x, w, x_zero_point=pad) + pad * sum(w) + bias, channels brought last
 
 ONNX's ConvInteger pads with the zero point and takes it off every element, so the sum of the weights comes back. The
@@ -37,6 +38,12 @@ def _conv(graph: Graph, node: Node) -> Sequence[Value]:
         if addend is not None:
             total = _emit(graph, node, "Add", [total, addend])
     return [total]
+
+
+@expands("optc.Lookup")
+def _lookup(graph: Graph, node: Node) -> Sequence[Value]:
+    places = _emit(graph, node, "Cast", [node.operand(0)], to=DType.I32)
+    return [_emit(graph, node, "Gather", [node.operand(1), places])]
 
 
 def _unsigned(graph: Graph, node: Node) -> Value:

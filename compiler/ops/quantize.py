@@ -65,6 +65,18 @@ class DequantizeLinear(Op):
 
 
 @register
+class Lookup(Op):
+    """x u8, table [256] of any type: table[x]."""
+
+    name = "optc.Lookup"
+
+    def infer(self, node: Node) -> Sequence[TensorType]:
+        if shape_of(node, 1) != (256,):
+            fail(node, "the table must have an entry for each byte", expected=[256], found=shape_of(node, 1))
+        return [type_of(node, 0).with_dtype(dtype_of(node, 1))]
+
+
+@register
 class DynamicQuantizeLinear(Op):
     """x -> u8 values, scale and zero point that cover x's range."""
 
