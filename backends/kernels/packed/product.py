@@ -39,7 +39,7 @@ from ..matmul import PARALLEL_MACS, guess
 from ..tile import Output, Panels, RegisterTile, Rows, Run, row_tiles, store_lanes, tile_to_output
 from .codes import CodeLayout, Decoder, prefers_table
 
-FEW_ROWS = 8
+FEW_ROWS = 16
 """Up to so many rows are multiplied with codes decoded in registers."""
 _DIRECT_ROWS = 4
 """Rows that share a decoded vector there."""

@@ -9,7 +9,7 @@ OPTION := "block=" (COUNT | "column")   weights along k that share a scale; 32, 
         | "zeros"                       linear: a zero point for each block
         | "plain"                       the scale is the largest magnitude's; else the one of least squared error
         | "min=" COUNT                  tensors of fewer elements stay float (4096)
-        | "tables=float"                look-up tables stay float; else 8 bits, a scale a row
+        | "tables=" ("int8" | "int4" | "float")    look-up tables: a scale a row; a scale for 32 of a row; as they are
 """
 
 from __future__ import annotations
@@ -62,12 +62,12 @@ class WeightFormat:
 
 @dataclass(frozen=True)
 class WeightSpec:
-    """What to do with a model: the format of its products' weights, the size from which on (`smallest` elements), and
-    whether look-up `tables` are compressed too."""
+    """What to do with a model: the format of its products' weights, that of the rows of its look-up tables (None: they
+    stay float), and the size from which on, `smallest` elements."""
 
     format: WeightFormat
+    tables: WeightFormat | None = WeightFormat("linear", 8, search=False)
     smallest: int = 4096
-    tables: bool = True
 
 
 def parse_spec(text: str) -> WeightSpec:
@@ -103,9 +103,9 @@ def _with_option(spec: WeightSpec, option: str) -> WeightSpec:
         return replace(spec, format=replace(spec.format, zeros=True))
     if option == "plain":
         return replace(spec, format=replace(spec.format, search=False))
-    if option == "tables=float":
-        return replace(spec, tables=False)
-    expected = "block=COUNT, block=column, zeros, plain, min=COUNT or tables=float"
+    if key == "tables" and value in ("int8", "int4", "float"):
+        return replace(spec, tables=None if value == "float" else _format(value))
+    expected = "block=COUNT, block=column, zeros, plain, min=COUNT or tables=(int8, int4 or float)"
     raise UsageError("weight option", expected=expected, found=option, hint=_HINT)
 
 

@@ -22,8 +22,9 @@ from ....compiler.ops.base import attr_float, attr_int
 from ....compiler.types import DType
 from ...base import PassContext, register_pass
 from ...facts import perm_of
-from .pack import PRODUCTS, emit_packed, emit_rows
+from .pack import PRODUCTS, emit_packed
 from .rounding import Packed
+from .tables import emit_rows
 
 _RULE = "compressed-weights"
 _WIDTHS = (2, 3, 4, 8)

@@ -16,13 +16,13 @@ from ....compiler.ir import Attr, Graph, Node, Value
 from ....compiler.ops.base import attr_float, attr_int
 from ....compiler.types import DType
 from ...base import PassContext, register_pass
-from .formats import WeightFormat, WeightSpec, parse_spec
+from .formats import WeightSpec, parse_spec
 from .rounding import Packed, quantize, signal_to_noise
+from .tables import emit_table
 
 PRODUCTS = ("MatMul", "Gemm", "optc.MatMul")
 _ADDED = {"Gemm": 2, "com.microsoft.MatMulNBits": 5}
 """The operand that is added to a product."""
-_ROWS = WeightFormat("linear", 8)
 
 
 @dataclass(frozen=True)
@@ -95,10 +95,10 @@ class _Packer:
         self.spec, self.report = spec, report
         self.rule = PackWeights.name
         self._packed: dict[tuple[Value, bool, float], Packed] = {}  # one tensor may serve several nodes
-        self._tables: dict[Value, tuple[np.ndarray, np.ndarray]] = {}
+        self._tables: dict[Value, Packed] = {}  # transposed: a column is a row of the table
 
     def visit(self, node: Node) -> None:
-        product, table = node.op in PRODUCTS, node.op == "Gather" and self.spec.tables
+        product, table = node.op in PRODUCTS, node.op == "Gather" and self.spec.tables is not None
         weights = node.input(1 if product else 0)
         if not (product or table) or weights is None or weights.data is None or weights.type.dtype is not DType.F32:
             return
@@ -129,16 +129,14 @@ class _Packer:
     # --- tables --------------------------------------------------------------------------------------------------
 
     def table(self, node: Node, weights: Value) -> None:
-        """Rows of a matrix, 8 bits each and a scale a row."""
-        graph, exact = node.graph, np.asarray(weights.data)
+        """The rows of a matrix."""
+        graph, exact, format = node.graph, np.asarray(weights.data), self.spec.tables
         assert graph is not None
+        assert format is not None
         if weights not in self._tables:
-            packed = quantize(np.ascontiguousarray(exact.T), _ROWS)
-            rows = np.ascontiguousarray(packed.codes.T), packed.scales.astype(np.float32).T.copy()
-            self._tables[weights] = rows
-            self.note(node, exact, packed.values().T, "int8 rows", rows[0].nbytes + rows[1].nbytes)
-
-        graph.replace(node, [emit_rows(graph, node, *self._tables[weights], self.rule)])
+            packed = self._tables[weights] = quantize(np.ascontiguousarray(exact.T), format)
+            self.note(node, exact, packed.values().T, f"rows of {format.text}", packed.nbytes)
+        graph.replace(node, [emit_table(graph, node, self._tables[weights], self.rule)])
 
     def note(self, node: Node, exact: np.ndarray, rounded: np.ndarray, format: str, nbytes: int) -> None:
         snr = signal_to_noise(exact, rounded)
@@ -161,18 +159,6 @@ def emit_packed(graph: Graph, node: Node, packed: Packed, name: str, rule: str) 
     if added is not None and beta != 1.0:
         added = emit("Mul", [added, graph.constant(beta, dtype=DType.F32)])
     return y if added is None else emit("Add", [y, added])
-
-
-def emit_rows(graph: Graph, node: Node, codes: np.ndarray, scales: np.ndarray, rule: str) -> Value:
-    """What a Gather makes of rows of codes times scales, [rows, 1] or one for all."""
-    loc, indices, name = node.loc.merged(rule=rule), node.operand(1), node.operand(0).name
-
-    def emit(op: str, inputs: Sequence[Value], **attrs: Attr) -> Value:
-        return graph.emit(op, inputs, attrs, before=node, loc=loc).output
-
-    rows = emit("Cast", [emit("Gather", [graph.constant(codes, name), indices], axis=0)], to=DType.F32)
-    factor = graph.constant(scales, name)
-    return emit("Mul", [rows, emit("Gather", [factor, indices], axis=0) if scales.ndim == 2 else factor])
 
 
 def _objections(node: Node, weights: np.ndarray, product: bool) -> Iterator[str]:

@@ -27,8 +27,10 @@ def test_formats_by_name(text: str, format: WeightFormat) -> None:
 
 def test_what_is_compressed() -> None:
     spec = parse_spec("int8:min=100:tables=float")
-    assert (spec.smallest, spec.tables) == (100, False)
-    assert (parse_spec("int8").smallest, parse_spec("int8").tables) == (4096, True)
+    assert (spec.smallest, spec.tables) == (100, None)
+    assert parse_spec("int8").smallest == 4096
+    assert parse_spec("int4").tables == parse_spec("int8").format
+    assert parse_spec("int8:tables=int4").tables == parse_spec("int4").format
 
 
 @pytest.mark.parametrize("text", ["int4", "int8", "int4:block=64:zeros", "log4:block=32", "nf4"])
