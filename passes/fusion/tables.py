@@ -2,8 +2,9 @@
 
     Q(g(D(x), D(x), ...)) -> Lookup(x, [Q(g(D(0))), Q(g(D(1))), ..., Q(g(D(255)))])
 
-g may quantize and dequantize inside: x sigmoid(x) in three quantized steps is one table. The results are ONNX Runtime's,
-computed when compiling.
+g may quantize and dequantize inside: x sigmoid(x) in three quantized steps is one table. The results are what ONNX
+Runtime computes when compiling.
+
 """
 
 from __future__ import annotations
