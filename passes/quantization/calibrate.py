@@ -57,7 +57,8 @@ def collect(
 
     `state` is a file written every few seconds and when something fails. A later call for the same graph, statistics
     and `key` (a name for the data and its preprocessing) goes on behind the samples already seen, and reads no data
-    if all were. Whatever is raised, the samples before it are in the statistics and in the file.
+    if all were. Whatever is raised, the samples before it are in the statistics; they are in the file, too, unless an
+    interrupt or a NaN came amidst a sample, which leaves the file as it was seconds before.
 
     Raises CalibrationError, naming the sample, for data that does not fit the model or fails (see samples.checked)
     and where a value is NaN; UsageError for a name that is no value of the main graph.
@@ -96,19 +97,11 @@ def collect(
 
 def _update(wanted: Wanted, results: Results) -> None:
     for name, array in results.items():
-        for statistic in wanted[name]:
-            statistic.update(array)
-
-
-def _run(runner: Runner, sample: Sample) -> Results:
-    """The results; raises CalibrationError for a NaN in them, before a statistic sees it."""
-    results = runner.run(sample)
-    for name, array in results.items():
-        flat = array.reshape(-1)
-        if array.dtype.kind == "f" and np.isnan(np.dot(flat, flat)):  # a sum of squares is NaN only if one is
-            hint = "The float model itself fails on this sample: check how it was prepared."
-            raise CalibrationError(f"value {name} of the model is not a number (NaN)", hint=hint)
-    return results
+        try:
+            for statistic in wanted[name]:
+                statistic.update(array)
+        except CalibrationError as error:
+            raise CalibrationError(f"value {name}: {error.message}", hint=error.hint) from error
 
 
 class _Runs:
@@ -136,10 +129,10 @@ class _Runs:
                     yield from _finished(waiting, 0)
                     self._plan(sample)
                 if len(self._runners) == 1:
-                    waiting.append(pool.submit(_run, self._runners[0], sample))
+                    waiting.append(pool.submit(self._runners[0].run, sample))
                     yield from _finished(waiting, self._depth - 1)
                 else:
-                    yield (_run(runner, sample) for runner in self._runners)
+                    yield (runner.run(sample) for runner in self._runners)
             yield from _finished(waiting, 0)
         if failures:
             raise failures[0]

@@ -23,14 +23,14 @@ _SHIFT = 23 - _BITS
 _OCTAVE = 1 << _BITS
 _FLOOR = (127 - 64) << _BITS
 """Bin of 2^-64: what is smaller counts as zero."""
-_PER_UPDATE = 1 << 14
+_PER_UPDATE = 1 << 13
 _BUFFER = 1 << 16
 
 
 class Histogram:
     """Distribution of a value, with exact extremes.
 
-    An array adds at most 16,384 of its values to the bins, taken at a fixed stride; `minimum` and `maximum` see all.
+    An array adds at most 8,192 of its values to the bins, taken at a fixed stride; `minimum` and `maximum` see all.
     `average_minimum` and `average_maximum` are the means of the arrays' own extremes. `huge` counts values beyond
     HUGE, which nothing else sees.
     """

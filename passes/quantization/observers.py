@@ -204,19 +204,23 @@ def _errors(bins: Bins, low: np.ndarray, high: np.ndarray, dtype: DType) -> np.n
     scale, zero = (a[:, None] for a in _grids(low, high, dtype))
     least, most = (scale * (end - zero) for end in _LIMITS[dtype])
 
-    def integral(x: np.ndarray) -> np.ndarray:
-        kept = np.clip(x, least, most)
-        u = kept / scale
-        n = np.rint(u)
-        total: np.ndarray = scale**3 * (n / 12 + (u - n) ** 3 / 3) + (x - kept) ** 3 / 3
-        return total
-
+    edges, at = np.unique(np.concatenate([lower, upper]), return_inverse=True)
+    kept = edges.clip(least, most)
+    u = kept / scale
+    n = np.rint(u)
+    integral = scale**3 * (n / 12 + _cube(u - n) / 3) + _cube(edges - kept) / 3
     width = upper - lower
     spread = width > 0
-    within = (integral(upper) - integral(lower)) / np.where(spread, width, 1.0)
-    point = lower - scale * np.rint(np.clip(lower, least, most) / scale)
-    error: np.ndarray = (np.where(spread, within, point**2) * counts).sum(1)
-    return error
+    within = (integral[:, at[lower.size :]] - integral[:, at[: lower.size]]) / np.where(spread, width, 1.0)
+    point = lower[~spread]
+    off = point - scale * np.rint(point.clip(least, most) / scale)
+    errors: np.ndarray = within @ np.where(spread, counts, 0.0) + off**2 @ counts[~spread]
+    return errors
+
+
+def _cube(x: np.ndarray) -> np.ndarray:
+    cube: np.ndarray = x * x * x  # x**3 takes ten times as long
+    return cube
 
 
 _CHOICES: dict[str, Callable[[Histogram, DType], Range]] = {

@@ -40,9 +40,9 @@ def floats(array: np.ndarray) -> np.ndarray:
 
 
 def not_a_number() -> CalibrationError:
-    return CalibrationError(
-        "a value of the float model is not a number (NaN)", hint="Check the samples' preprocessing."
-    )
+    """The error of a statistic that meets a NaN."""
+    hint = "The float model itself fails here: check how the samples are prepared."
+    return CalibrationError("not a number (NaN)", hint=hint)
 
 
 class ChannelRange:
