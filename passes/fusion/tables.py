@@ -4,7 +4,6 @@
 
 g may quantize and dequantize inside: x sigmoid(x) in three quantized steps is one table. The results are what ONNX
 Runtime computes when compiling.
-
 """
 
 from __future__ import annotations
