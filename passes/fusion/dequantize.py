@@ -38,14 +38,13 @@ class DequantizeAtReaders:
 
 
 def _spread(graph: Graph, node: Node) -> int:
-    """Returns the number of nodes made or moved."""
+    """Returns the number of nodes made; one that is only moved is the same graph."""
     taking = [u for u in node.output.uses if _takes_in(graph, u)]
     users = list(dict.fromkeys(u.user for u in taking if isinstance(u.user, Node)))
     if len(taking) == len(node.output.uses) and len(users) == 1:
-        if _stands_before(node, users[0]):
-            return 0
-        graph.move_before(node, users[0])
-        return 1
+        if not _stands_before(node, users[0]):
+            graph.move_before(node, users[0])
+        return 0
     for user in users:
         copy = graph.emit(node.op, node.inputs, node.attrs, names=[node.output.name], before=user, loc=node.loc).output
         copy.type = node.output.type
