@@ -68,6 +68,7 @@ class Dot2(Arithmetic):
     depth: int = 2
     cost: float = 1.0
     latency: float = 1.0
+    prepare: float = 0.67
     scratch: int = 1
 
     def element(self, kb: KernelBuilder, a: Expr, at: Dim, count: int, lanes: int) -> Expr:

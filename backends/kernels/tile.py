@@ -44,8 +44,8 @@ class Arithmetic:
 
     `a`, `b`, `sum` are the dtypes. A panel of B holds, for each step, `depth` elements of its first column, then of its
     second...; a run of A whose length is no multiple of `depth` ends in a step of fewer, with zeros in B for the rest.
-    `cost` is in cycles per accumulator and step, `latency` from one step of an accumulator to its next, `scratch` the
-    registers it needs besides the tile's.
+    `cost` is in cycles per accumulator and step, `latency` from one step of an accumulator to its next, `prepare` per
+    element of A and vector of B beyond loading it, `scratch` the registers it needs besides the tile's.
     """
 
     a: str = "float32"
@@ -54,6 +54,7 @@ class Arithmetic:
     depth: int = 1
     cost: float = 0.5
     latency: float = 4.0
+    prepare: float = 0.0
     scratch: int = 0
 
     @property
@@ -106,10 +107,10 @@ class RegisterTile:
         `far`: panels do not stay in L1, so that a row of one comes from L2. `reads`: elements of A a step, if rows
         share them.
         """
-        work = self.rows * self.vectors * self.arithmetic.cost
-        loads = ((self.rows if reads is None else reads) + self.vectors) / 2
+        operands = (self.rows if reads is None else reads) + self.vectors
+        work = self.rows * self.vectors * self.arithmetic.cost + operands * self.arithmetic.prepare
         fetch = self.arithmetic.lane_bytes * self.panel / L2_BYTES_PER_CYCLE if far else 0.0
-        return max(work, loads, fetch, self.arithmetic.latency) + 0.2
+        return max(work, operands / 2, fetch, self.arithmetic.latency) + 0.2
 
 
 @dataclass(frozen=True)
