@@ -127,14 +127,13 @@ class Histogram:
         counts = self._counts.reshape(2, -1, group).sum(2)
         edges = np.arange(self._first, self._first + self._counts.shape[1] + 1, group).astype(np.uint32)
         edges = (edges << _SHIFT).view(np.float32).astype(np.float64)
-        low, high = edges[:-1], edges[1:]
-        zero = np.zeros(1)
-        lower = np.concatenate([-high[::-1], zero, low])
-        upper = np.concatenate([-low[::-1], zero, high])
+        low, high, zero = edges[:-1], edges[1:], np.zeros(1)
+        ends = self.minimum, self.maximum
+        lower = np.concatenate([(-high[::-1]).clip(*ends), zero, low.clip(*ends)])
+        upper = np.concatenate([(-low[::-1]).clip(*ends), zero, high.clip(*ends)])
         found = np.concatenate([counts[1, ::-1], [self.zeros], counts[0]])
         held = found > 0
-        lower, upper = lower[held].clip(self.minimum, self.maximum), upper[held].clip(self.minimum, self.maximum)
-        return lower, upper, found[held].astype(np.float64)
+        return lower[held], upper[held], found[held].astype(np.float64)
 
     def merge(self, others: Iterable[Histogram]) -> Histogram:
         """A new histogram of all that this one and the others saw."""
