@@ -1,4 +1,7 @@
-"""The products in integers: u8 activations, s8 weights, s32 sums and whatever follows them in registers."""
+"""The products in integers: u8 activations, s8 weights, s32 sums and whatever follows them in registers.
+
+AMX tiles take them where the target has tiles and there are rows to fill them; all else goes to byte dot products.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,23 @@ from typing import Any
 import numpy as np
 
 from ...compiler.ir import Node, Value
+from ..kernels.amx import conv as amx_conv
+from ..kernels.amx import matmul as amx_matmul
+from ..kernels.builder import product, static
 from ..kernels.dot import conv, depthwise, matmul
 from ..kernels.matmul import MatmulSpec
 from ..steps import Kernel, Param
 from .base import Anchor, template
 from .conv import conv_spec, is_plain_conv
+
+FEWEST_ROWS = 4
+"""Products of fewer rows are bound by reading the weights, which dot products do as fast, without setting up tiles."""
+
+
+def _fills_tiles(rows: Any) -> bool:
+    """Whether so many rows are worth tiles; a number known only at run time is taken to be."""
+    known = static(rows)
+    return known is None or known >= FEWEST_ROWS
 
 
 def _bias(node: Node, columns: int) -> Param:
@@ -27,7 +42,7 @@ def _call(anchor: Anchor, family: Any, spec: Any, weights: Value, rest: Sequence
     plan = next(family.plans(spec, anchor.target))
     packed = family.pack_weights(np.asarray(weights.data), spec, plan)
     func = family.build(spec, plan, epilogue)
-    name = ".".join(family.__name__.rsplit(".", 2)[-2:])
+    name = " ".join(family.__name__.rsplit(".", 2)[-2:])
     return anchor.kernel(func, [anchor.node.operand(0), packed, *rest], epilogue, f"{name} {plan}")
 
 
@@ -41,7 +56,11 @@ def _conv(anchor: Anchor) -> Kernel | None:
     if spec.padded:
         border = node.input(3)
         rest.append(border if border is not None else np.zeros(1, np.uint8))
-    family = depthwise if depthwise.applies(spec) else conv
+    family: Any = conv
+    if depthwise.applies(spec):
+        family = depthwise
+    elif amx_conv.applies(spec, anchor.target) and _fills_tiles(product((spec.batch, *spec.out_spatial))):
+        family = amx_conv
     return _call(anchor, family, spec, node.operand(1), rest)
 
 
@@ -59,4 +78,5 @@ def _matmul(anchor: Anchor) -> Kernel | None:
     shape = anchor.shape(a)
     k, n = b.type.static_shape
     spec = MatmulSpec(m=shape[-2], n=n, k=k, batch_a=tuple(shape[:-2]))
-    return _call(anchor, matmul, spec, b, [_bias(node, n)])
+    tiled = amx_matmul.applies(spec, anchor.target) and _fills_tiles(product(shape[:-1]))
+    return _call(anchor, amx_matmul if tiled else matmul, spec, b, [_bias(node, n)])

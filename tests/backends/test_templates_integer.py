@@ -125,3 +125,34 @@ def test_what_follows_is_done_in_registers(level: str) -> None:
     found = run(graph, {"x": x, "pad": np.uint8(9)}, (2, 9, 11, 20), level)
     value = np.maximum(exact_conv(x, constant(graph, "w"), 9) / 1024, 0)
     np.testing.assert_array_equal(found, np.clip(np.rint(value * 4), -7, 248).astype("int64") + 7)
+
+
+@pytest.mark.parametrize(
+    ("rows", "level", "family"),
+    [("50", "sapphirerapids", "amx"), ("M", "sapphirerapids", "amx"), ("1", "sapphirerapids", "dot"),
+     ("50", "cascadelake", "dot")],
+)  # fmt: skip
+def test_tiles_are_taken_where_rows_fill_them(rows: str, level: str, family: str) -> None:
+    graph = graph_of(f"""
+    graph g(%a: u8[{rows},70]) {{
+      %b: i8[70,30] = const random(1)
+      %y = optc.MatMulInteger(%a, %b)
+      return %y
+    }}
+    """)
+    (step,) = lower(graph, Target.parse(f"cpu:{level}")).steps
+    assert isinstance(step, Kernel)
+    assert step.provenance.startswith(f"{family} matmul")
+
+
+def test_depthwise_has_kernels_of_its_own() -> None:
+    graph = graph_of("""
+    graph g(%x: u8[1,9,9,32]) {
+      %w: i8[32,1,3,3] = const random(1)
+      %y = optc.ConvInteger(%x, %w) {pads=[1,1,1,1], group=32}
+      return %y
+    }
+    """)
+    (step,) = lower(graph, Target.host()).steps
+    assert isinstance(step, Kernel)
+    assert step.provenance.startswith("dot depthwise")
