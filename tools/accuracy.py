@@ -134,6 +134,24 @@ def default_folder() -> Path:
     return cache_dir().parent / "accuracy"
 
 
+def known(folder: Path) -> dict[str, dict[str, bool]]:
+    """{model: {system: does every metric of it hold?}}, as last judged; empty if nothing was."""
+    file = folder / "known.json"
+    found: dict[str, dict[str, bool]] = json.loads(file.read_text()) if file.exists() else {}
+    return found
+
+
+def add_known(folder: Path, news: Mapping[str, Mapping[str, bool]]) -> None:
+    """Adds to what `known` reads."""
+    merged = known(folder)
+    for model, systems in news.items():
+        merged[model] = {**merged.get(model, {}), **systems}
+    folder.mkdir(parents=True, exist_ok=True)
+    draft = folder / "known.part"
+    draft.write_text(json.dumps(merged, indent=1))
+    draft.replace(folder / "known.json")
+
+
 def judge_model(
     name: str, systems: Sequence[str], items: int | None, calibration: int, folder: Path
 ) -> dict[str, Judged]:
@@ -167,7 +185,7 @@ def judged_models() -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    from .accuracy_report import markdown, rows
+    from .accuracy_report import holding, markdown, rows
 
     parser = argparse.ArgumentParser(prog="python -m optc.tools.accuracy", description=__doc__)
     parser.add_argument("--models", nargs="+", default=judged_models(), metavar="NAME", help="zoo names")
@@ -191,6 +209,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             except (OptcError, BrokenProcessPool) as error:
                 print(f"{tasks[task]}: {error}", file=sys.stderr, flush=True)
     table = rows({name: found[name] for name in args.models if name in found})
+    add_known(args.work, holding(table))
     command = "python -m optc.tools.accuracy " + " ".join(sys.argv[1:] if argv is None else argv)
     text = markdown(table, command.strip(), args.calibration)
     print(text)

@@ -1,4 +1,5 @@
-"""The speed table of the documentation: `python -m optc.tools.benchmarks --markdown docs/benchmarks.md`.
+"""The speed tables of the documentation: `python -m optc.tools.benchmarks --markdown docs/benchmarks.md`, and with
+`--precision int8 --markdown docs/benchmarks-int8.md` that of int8 (see benchmarks_int8.py).
 
 Every zoo model at its static shape, optc beside the peers in one process, interleaved (see bench.py), for each thread
 count. The ratio is optc's time over the peer's: below 1 optc is faster.
@@ -14,6 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -70,7 +72,7 @@ def markdown(rows: Sequence[Row], command: str) -> str:
     lines = [
         "# Benchmarks",
         "",
-        f"Made by `{command}` on {_machine()}.",
+        f"Made by `{command}` on {machine()}.",
         "Medians of interleaved rounds; a ratio is optc's time over the peer's, paired by round, with a 95% interval:",
         "below 1 optc is faster. Milliseconds on a shared machine swing between runs, ratios hardly do.",
         "",
@@ -87,7 +89,8 @@ def markdown(rows: Sequence[Row], command: str) -> str:
     return "\n".join([*lines, ""])
 
 
-def _machine() -> str:
+def machine() -> str:
+    """The processor and how many cores this process may use."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     model = next(
         (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine()
@@ -98,16 +101,34 @@ def _machine() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m optc.tools.benchmarks", description=__doc__)
     parser.add_argument("models", nargs="*", help="zoo names; all if none is given")
-    parser.add_argument("--vs", default="onnxruntime", help="peers, comma-separated")
+    parser.add_argument("--precision", choices=("fp32", "int8"), default="fp32")
+    parser.add_argument("--accuracy", type=Path, help="int8: where `python -m optc.tools.accuracy` kept its scores")
+    parser.add_argument("--vs", default="onnxruntime", help="peers of fp32, comma-separated")
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--markdown", type=Path, help="write the table here")
     parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args(argv)
+    words = " ".join(sys.argv[1:] if argv is None else argv)
+    command = f"python -m optc.tools.benchmarks {words}".strip()
+    names, threads = args.models or models.names(), [int(n) for n in args.threads.split(",")]
+    tables = _int8_tables if args.precision == "int8" else _float_tables
+    text, figures = tables(names, threads, args, command)
+    print(text)
+    if args.markdown:
+        args.markdown.write_text(text)
+    if args.json:
+        args.json.write_text(json.dumps(figures, indent=1))
+    return 0
+
+
+def _float_tables(
+    names: Sequence[str], threads: Sequence[int], args: argparse.Namespace, command: str
+) -> tuple[str, list[Any]]:
     rows: list[Row] = []
-    for name in args.models or models.names():
+    for name in names:
         try:
-            found = measure(name, args.vs.split(","), [int(n) for n in args.threads.split(",")], args.rounds)
+            found = measure(name, args.vs.split(","), threads, args.rounds)
         except OptcError as error:
             print(f"{name}: {error}", file=sys.stderr, flush=True)
             continue
@@ -115,14 +136,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         for row in found:
             ratios = "  ".join(f"/ {t.name} {t.ratio:.2f} ({t.low:.2f}-{t.high:.2f})" for t in row.timings[1:])
             print(f"{name:<24} {row.threads} thread(s)  {row.timings[0].median_ms:9.3f} ms  {ratios}", flush=True)
-    command = "python -m optc.tools.benchmarks " + " ".join(sys.argv[1:] if argv is None else argv)
-    text = markdown(rows, command.strip())
-    print(text)
-    if args.markdown:
-        args.markdown.write_text(text)
-    if args.json:
-        args.json.write_text(json.dumps([asdict(r) for r in rows], indent=1))
-    return 0
+    return markdown(rows, command), [asdict(r) for r in rows]
+
+
+def _int8_tables(
+    names: Sequence[str], threads: Sequence[int], args: argparse.Namespace, command: str
+) -> tuple[str, list[Any]]:
+    from .accuracy import default_folder, known
+    from .benchmarks_int8 import Int8Row, line, markdown_int8, measure_int8
+
+    holds = known(args.accuracy or default_folder())
+    rows: list[Int8Row] = []
+    for name in names:
+        try:
+            found = measure_int8(name, threads, args.rounds, holds.get(name, {}))
+        except OptcError as error:
+            print(f"{name}: {error}", file=sys.stderr, flush=True)
+            continue
+        rows += found
+        print("\n".join(line(row) for row in found), flush=True)
+    return markdown_int8(rows, command), [asdict(r) for r in rows]
 
 
 if __name__ == "__main__":
