@@ -14,7 +14,7 @@ from ...compiler.types import DType, free_symbols, substitute
 from .execute import Runner
 from .samples import Sample
 
-_SIZES = {"spatial": (224, 64, 48, 32, 128, 320, 16), "sequence": (64, 32, 16, 128), "batch": (1,)}
+_SIZES = {"spatial": (224, 64, 48, 32, 128, 320, 16), "sequence": (64, 32, 16, 128, 512), "batch": (1,)}
 """What a free dim may be, most likely first."""
 _ROLES = {
     "batch": re.compile(r"batch|^n$|^b$|^_", re.I),
@@ -53,8 +53,7 @@ class Synthetic:
         if not roles:
             return {}
         runner, failure = Runner(graph), None
-        for attempt in range(1 + max(len(_SIZES[role]) for role in roles.values())):
-            dims = {symbol: _size(role, attempt) for symbol, role in roles.items()}
+        for dims in _guesses(roles):
             try:
                 runner.run(self._sample(0, dims))
                 return dims
@@ -105,10 +104,15 @@ def _role(name: str, axis: int, rank: int) -> str:
     return "spatial" if rank >= 4 else "sequence"
 
 
-def _size(role: str, attempt: int) -> int:
-    """The size to try; at last 1 for everything."""
-    sizes = (*_SIZES[role], 1)
-    return sizes[min(attempt, len(sizes) - 1)]
+def _guesses(roles: Mapping[Any, str]) -> Iterator[Mapping[Any, int]]:
+    """Sizes to try: likely ones for all dims, then for one of them while the others are 1, at last 1 for all."""
+    ones = dict.fromkeys(roles, 1)
+    longest = max(len(_SIZES[role]) for role in roles.values())
+    for attempt in range(longest):
+        yield {symbol: _SIZES[role][min(attempt, len(_SIZES[role]) - 1)] for symbol, role in roles.items()}
+    for symbol, role in roles.items():
+        yield from (ones | {symbol: size} for size in _SIZES[role])
+    yield ones
 
 
 def _id_limit(value: Value) -> int | None:
