@@ -22,10 +22,10 @@ from ..rewrite import erase_dead
 from ..simplify.fold import evaluate
 
 _CHEAP = frozenset({
-    "Abs", "Add", "Clip", "DequantizeLinear", "Identity", "LeakyRelu", "Max", "Min", "Mul", "Neg", "PRelu",
-    "QuantizeLinear", "Relu", "Sub",
+    "Abs", "Add", "Clip", "DequantizeLinear", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Max", "Min", "Mul",
+    "Neg", "PRelu", "QuantizeLinear", "Relu", "Sub",
 })  # fmt: skip
-"""An instruction or two a vector: no slower than looking up."""
+"""A few instructions a vector: no slower than a look-up, and free where they follow a product."""
 
 
 @register_pass
