@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,17 +72,19 @@ def collect(
             return done
     total = len(samples) if isinstance(samples, Sized) else 0
     whole = True  # no sample is half in the statistics
+    rest = checked(samples, graph.inputs, done.samples)
     try:
-        for runs in _Runs(graph, values, budget, threads).over(checked(samples, graph.inputs, done.samples)):
-            for results in runs:
-                whole = False
-                _update(wanted, results)
-                del results  # the next run needs the room
-            done.samples, whole = done.samples + 1, True
-            if checkpoint is not None:
-                checkpoint.save_if_due(done.samples)
-            if progress:
-                progress(f"calibrating: sample {done.samples}", done.samples / total if total else 0.0)
+        with contextlib.closing(_Runs(graph, values, budget, threads).over(rest)) as runs:
+            for parts in runs:
+                for results in parts:
+                    whole = False
+                    _update(wanted, results)
+                    del results  # the next run needs the room
+                done.samples, whole = done.samples + 1, True
+                if checkpoint is not None:
+                    checkpoint.save_if_due(done.samples)
+                if progress:
+                    progress(f"calibrating: sample {done.samples}", done.samples / total if total else 0.0)
     except BaseException as error:
         if checkpoint is not None and whole:
             with contextlib.suppress(CalibrationError):  # the first error is the one to tell
@@ -116,7 +118,7 @@ class _Runs:
         self._depth = 1
         self._runners: list[Runner] = []
 
-    def over(self, samples: Iterator[Sample]) -> Iterator[Iterator[Results]]:
+    def over(self, samples: Iterator[Sample]) -> Generator[Iterator[Results], None, None]:
         """For each sample in order the results of its runs, a run for each group of values that fits.
 
         An error in the data comes after the results of the samples before it.
@@ -162,7 +164,8 @@ def _sizes(graph: Graph, values: Mapping[str, Value], sample: Sample) -> dict[st
     """Bytes of the values for a sample; of those whose shape depends on more than the inputs', the largest other's."""
     binding: dict[Any, Any] = {}
     for value in graph.inputs:
-        binding |= dict(zip(value.type.shape or (), sample[value.name].shape, strict=False))
+        declared = zip(value.type.shape or (), sample[value.name].shape, strict=False)
+        binding |= {dim: size for dim, size in declared if not isinstance(dim, int)}
     known: dict[str, int] = {}
     for name, value in values.items():
         type = value.type.with_shape(None if value.type.shape is None else substitute(value.type.shape, binding))

@@ -24,14 +24,36 @@ _SHARE = 20
 _HEADER = "header"
 
 
+_KEPT = 32
+"""States kept in one folder; the oldest others go."""
+
+
+def state_path(folder: Path, graph: Graph, key: str) -> Path:
+    """The file in a cache folder for calibrating this graph with the data and preprocessing that `key` names."""
+    others = sorted(folder.glob("*.npz"), key=_modified)
+    for path in others[: max(0, len(others) - _KEPT + 1)]:
+        path.unlink(missing_ok=True)
+    return folder / f"{_hash(key, print_graph(graph))[:32]}.npz"
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:  # somebody else has removed it
+        return 0.0
+
+
+def _hash(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
 class Checkpoint:
     """The file `path` for statistics of a graph over the data that `key` names."""
 
     def __init__(self, path: Path, graph: Graph, wanted: Wanted, key: str) -> None:
         self._path, self._wanted = path, wanted
         kinds = {name: [s.kind for s in statistics] for name, statistics in wanted.items()}
-        parts = (key, print_graph(graph), json.dumps(kinds))
-        self._key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
+        self._key = _hash(key, print_graph(graph), json.dumps(kinds))
         self._due = time.monotonic() + _EVERY
 
     def load(self) -> tuple[int, bool]:

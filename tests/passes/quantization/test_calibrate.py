@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from optc.compiler.onnx.importer import import_model
 from optc.models import get
 from optc.passes.quantization import calibrate, checkpoint
 from optc.passes.quantization.calibrate import collect
+from optc.passes.quantization.checkpoint import state_path
 from optc.passes.quantization.execute import Runner
 from optc.passes.quantization.histogram import Histogram
 from optc.passes.quantization.observers import range_of
@@ -194,6 +196,19 @@ def test_a_state_of_something_else_is_not_believed(tmp_path: Path) -> None:
     ):
         collected(state=state, key="data")
         assert collect(graph, asked, [sample(0)], state=state, key=key).samples == 1
+
+
+def test_states_in_a_folder_by_model_and_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "_KEPT", 3)
+    graph, other = graph_of(CHAIN), graph_of(CHAIN.replace("random(1)", "random(2)"))
+    paths = [state_path(tmp_path, g, key) for g in (graph, other) for key in ("a", "b")]
+    assert len(set(paths)) == 4
+    assert state_path(tmp_path, graph_of(CHAIN), "a") == paths[0]
+    for age, path in enumerate(paths):
+        path.touch()
+        os.utime(path, (age, age))
+    state_path(tmp_path, graph, "c")
+    assert sorted(tmp_path.iterdir()) == sorted(paths[2:])
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", b"PK\x03\x04 cut short"])
