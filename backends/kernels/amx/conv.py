@@ -38,7 +38,7 @@ from ..matmul import MatmulSpec, guess
 from . import matmul
 from .matmul import MatmulPlan, blocks
 from .strip import Strip, StripPlace
-from .tiles import Block, Columns, Output, Panel, Source, Tiles
+from .tiles import Block, Columns, Output, Panel, Pipeline, Source, Tiles
 from .walk import Walk
 
 FEWEST_CHANNELS = 16
@@ -180,30 +180,55 @@ class _Conv:
         step = plan.block.rows * ROWS
         runs = [i64(run) for run in strip.runs()]
 
-        def panel_of(panel: Panel) -> None:
-            with kb.loop(ceildiv(positions, step), "block") as block:
-                start = kb.let(block * step, "start")
-                base = kb.let(origin + start * strip.unit + group * each, "base")
-                at = [base + i * ROWS * strip.unit for i in range(plan.block.rows)]
-                tiles.multiply(Source(self.scratch, at, strip.unit, runs), columns, panel)
-                tiles.spill(panel)
-                self._store(tiles, columns, panel, place, start, positions, width)
+        def store(panel: Panel, block: Expr, slot: Expr, first: Dim, last: Dim) -> None:
+            for i in range(plan.block.rows):
+                self._store(
+                    tiles,
+                    columns,
+                    panel,
+                    place,
+                    kb.let(block * step, "start"),
+                    slot,
+                    i * ROWS + first,
+                    i * ROWS + last,
+                    positions,
+                    width,
+                )
 
-        columns.each_panel(part, plan.parts, panel_of)
+        for panels in columns.ranges(part, plan.parts):
+            pipeline = Pipeline(tiles, panels, store)
+            with kb.loop(panels.count, "p") as p, kb.loop(ceildiv(positions, step), "block") as block:
+                base = kb.let(origin + block * (step * strip.unit) + group * each, "base")
+                at = [base + i * ROWS * strip.unit for i in range(plan.block.rows)]
+                source = Source(self.scratch, at, strip.unit, runs)
+                pipeline.block(source, columns, panels.panel(kb.let(panels.first + p, "panel")), block)
+            pipeline.flush()
 
     def _store(
-        self, tiles: Tiles, columns: Columns, panel: Panel, place: StripPlace, start: Expr, positions: Dim, width: Dim
+        self,
+        tiles: Tiles,
+        columns: Columns,
+        panel: Panel,
+        place: StripPlace,
+        start: Expr,
+        slot: Expr,
+        first: Dim,
+        last: Dim,
+        positions: Dim,
+        width: Dim,
     ) -> None:
-        """Stores the positions of a block that are pixels, row by row of the image."""
+        """Stores those of rows [first, last) of the block at position `start` that are pixels, row by row of the
+        image."""
         kb, strip, epilogue = self.kb, self.strip, self.output.epilogue
         pitch = strip.pitch
-        end = kb.let(minimum(start + self.plan.block.rows * ROWS, positions), "end")
-        first = kb.let(floordiv(start, pitch), "y")
-        with kb.loop(floordiv(end - 1, pitch) - first + 1, "dy") as dy:
-            row = kb.let((first + dy) * pitch, "row")
-            left = kb.let(maximum(start - row, 0), "from")
+        begin = kb.let(start + first, "begin")
+        end = kb.let(minimum(start + last, positions), "end")
+        y = kb.let(floordiv(begin, pitch), "y")
+        with kb.loop(floordiv(end - 1, pitch) - y + 1, "dy") as dy:
+            row = kb.let((y + dy) * pitch, "row")
+            left = kb.let(maximum(begin - row, 0), "from")
             count = kb.let(minimum(end - row, width) - left, "pixels")
-            oy = kb.let(place.top + first + dy, "oy")
+            oy = kb.let(place.top + y + dy, "oy")
             image = place.image * strip.out[0] + place.z
             pixel = kb.let((image * strip.out[1] + oy) * strip.out[2] + (place.left + left), "pixel")
             with kb.loop(count, "dx") as dx:
@@ -212,4 +237,4 @@ class _Conv:
                 else:
                     logical = [place.z, oy, place.left + left + dx][3 - len(self.spec.spatial) :]
                     indices = [place.image, *logical]
-                tiles.put(row + left + dx - start, columns, panel, self.output, pixel + dx, indices)
+                tiles.put(slot, row + left + dx - start, columns, panel, self.output, pixel + dx, indices)

@@ -128,19 +128,17 @@ class Strip:
                 to = kb.let(origin + (plane * self.plane + r * (self.pitch * self.unit)), "to")
                 row = kb.let(((at.image * self.size[0] + iz) * self.size[1] + iy) * self.size[2], "row")
 
-                def copy(to: Expr = to, row: Expr = row) -> None:
-                    if pad is not None:
-                        kb.fill(scratch, to, left * c, pad)
-                    source = (row + x_first + left * step) * c
-                    self._copy_pixels(kb, scratch, to + left * c, x, source, right - left)
-                    if pad is not None:
-                        kb.fill(scratch, to + right * c, (length - right) * c, pad)
-
+                source = (row + x_first + left * step) * c
                 if pad is None:
-                    copy()
-                else:
-                    inside = tirx.all(iz >= 0, iz < i64(self.size[0]), iy >= 0, iy < i64(self.size[1]))
-                    kb.branch(inside, copy, lambda to=to: kb.fill(scratch, to, length * c, pad))
+                    self._copy_pixels(kb, scratch, to + left * c, x, source, right - left)
+                    continue
+                inside = tirx.all(iz >= 0, iz < i64(self.size[0]), iy >= 0, iy < i64(self.size[1]))
+                with kb.when(inside):
+                    kb.fill(scratch, to, left * c, pad)
+                    self._copy_pixels(kb, scratch, to + left * c, x, source, right - left)
+                    kb.fill(scratch, to + right * c, (length - right) * c, pad)
+                with kb.when(tirx.Not(inside)):
+                    kb.fill(scratch, to, length * c, pad)
 
     def _copy_pixels(self, kb: KernelBuilder, scratch: Expr, to: Dim, x: Expr, source: Dim, count: Dim) -> None:
         """`count` pixels, `step` apart in x, side by side in scratch."""

@@ -3,19 +3,26 @@ epilogue."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 
 from tvm import tirx
 
 from ...isa import amx
-from ...isa.amx import COLUMNS, REGISTERS, ROW_BYTES, ROWS, TileType
-from ..builder import Dim, Epilogue, Expr, KernelBuilder, address, i64, minimum
+from ...isa.amx import COLUMNS, REGISTERS, ROW_BYTES, ROWS, Statement, TileType
+from ..builder import Dim, Epilogue, Expr, KernelBuilder, address, floordiv, i64, known, maximum, minimum
 from ..tile import store_lanes
 from .walk import Walk
 
 UNROLLED_STEPS = 4
-"""Runs of at most so many steps need no loop."""
+"""Walks of at most so many steps need no loop."""
+PIECES = 8
+"""In how many pieces a block is stored while the next one is computed."""
+SLOTS = 2
+"""Blocks that have scratch: one is written while another is read."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,19 @@ class Panel:
         return self.last if j == self.width - 1 else COLUMNS
 
 
+@dataclass(frozen=True)
+class PanelRange:
+    """`count` panels from number `first` on, all of one shape."""
+
+    first: Expr
+    count: Dim
+    width: int
+    last: int
+
+    def panel(self, number: Expr) -> Panel:
+        return Panel(i64(number), self.width, self.last)
+
+
 class Columns:
     """A packed B and its bias: `count` columns, from column `first` of the output on, in panels of `width` tiles.
 
@@ -101,19 +121,18 @@ class Columns:
             return address(self._last_bias, 0)
         return address(self._bias, panel.number * (self.width * COLUMNS) + (self.first + j * COLUMNS))
 
-    def each_panel(self, part: Expr, parts: int, body: Callable[[Panel], None]) -> None:
-        """`body` for each panel of part number `part`; the last panel may be narrower, and is code of its own."""
-        kb = self.kb
+    def ranges(self, part: Expr, parts: int) -> Iterator[PanelRange]:
+        """The panels of part number `part`: the full ones, then the last if it is narrower."""
         panels = self.count // (self.width * COLUMNS)
         per_part = -(-panels // parts)
         first = part * per_part
-        mine = minimum(per_part, panels - first) if parts > 1 else panels
-        with kb.loop(mine, "p") as p:
-            body(Panel(kb.let(first + p, "panel"), self.width))
+        mine = maximum(minimum(per_part, panels - first), 0) if parts > 1 else panels
+        if panels:
+            yield PanelRange(first, mine, self.width, COLUMNS)
         rest = self.count - panels * self.width * COLUMNS
         if rest:
-            with kb.when(tirx.EQ(part, i64(parts - 1)) if parts > 1 else True):
-                body(Panel(i64(panels), -(-rest // COLUMNS), rest % COLUMNS or COLUMNS))
+            is_last = tirx.Cast("int64", tirx.EQ(part, i64(parts - 1))) if parts > 1 else 1
+            yield PanelRange(i64(panels), is_last, -(-rest // COLUMNS), rest % COLUMNS or COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -125,6 +144,24 @@ class Output:
     epilogue: Epilogue | None
 
 
+class Weave:
+    """Spreads pieces of other work evenly over `total` instructions."""
+
+    def __init__(self, total: int, pieces: Sequence[Callable[[], None]]) -> None:
+        self.cuts = [total * (i + 1) // len(pieces) for i in range(len(pieces))]
+        self._pieces, self._done = list(pieces), 0
+
+    def emit(self, kb: KernelBuilder, statement: Statement) -> None:
+        kb.emit(statement)
+        self.advance(1)
+
+    def advance(self, count: int) -> None:
+        """Emits the pieces whose time has come when `count` more instructions are."""
+        self._done += count
+        while self._pieces and self.cuts[-len(self._pieces)] <= self._done:
+            self._pieces.pop(0)()
+
+
 class Tiles:
     """The tile registers of one thread for a block of sums: configured when made, given back by `release`.
 
@@ -133,7 +170,8 @@ class Tiles:
 
     def __init__(self, kb: KernelBuilder, walk: Walk, block: Block, rows: Dim = ROWS) -> None:
         self.kb, self.walk, self.block, self.rows = kb, walk, block, rows
-        self._scratch = kb.local(block.sums * ROWS * COLUMNS, walk.kind.sum, "sums")
+        # Of vectors, so that the array lies at a multiple of their size.
+        self._scratch = kb.local(SLOTS * block.sums * ROWS, f"{walk.kind.sum}x{COLUMNS}", "sums")
         self._configure()
 
     @property
@@ -154,74 +192,97 @@ class Tiles:
             self.kb.store(config, offset, tirx.Cast("uint8", i64(value)))
         self.kb.emit(amx.configure(address(config, 0)))
 
-    def multiply(self, a: Source, columns: Columns, panel: Panel) -> None:
-        """Sums of a block over all of k."""
-        kb, walk = self.kb, self.walk
-        wide = walk.steps * walk.tile * self.block.columns
-        base = kb.let(columns.base + panel.number * wide, "b_base")
-        for i in range(self.block.rows):
-            for j in range(panel.width):
-                kb.emit(amx.load(self.block.sum(i, j), columns.bias(panel, j), i64(0)))
-        done = 0
-        for run, offset in enumerate(a.runs):
-            starts = walk.starts(run)
-            even = len(starts) if starts[-1] == (len(starts) - 1) * walk.step else len(starts) - 1
-            looped = even if even > UNROLLED_STEPS else 0
-            size = panel.width * walk.tile
-            with kb.loop(looped, "k") as k:
-                self._step(a, offset + k * walk.step, columns.b, base + (done + k) * size, panel.width)
-            for k in range(looped, len(starts)):
-                self._step(a, offset + starts[k], columns.b, base + (done + k) * size, panel.width)
-            done += len(starts)
+    def multiply(
+        self, a: Source, columns: Columns, panel: Panel, slot: Expr, between: Sequence[Callable[[], None]]
+    ) -> None:
+        """Sums of a block over all of k, left in scratch number `slot`; other work goes `between` the instructions."""
+        kb, walk, block = self.kb, self.walk, self.block
+        sums = [(i, j) for i in range(block.rows) for j in range(panel.width)]
+        per_step = block.rows + panel.width + len(sums)
+        weave = Weave(2 * len(sums) + walk.steps * per_step, between)
+        base = kb.let(columns.base + panel.number * (walk.steps * walk.tile * block.columns), "b_base")
+        size = panel.width * walk.tile
+        for i, j in sums:
+            weave.emit(kb, amx.load(block.sum(i, j), columns.bias(panel, j), i64(0)))
+        if walk.steps <= UNROLLED_STEPS:
+            for done, (run, start) in enumerate(walk.all_starts()):
+                for statement in self._step(a, a.runs[run] + start, columns.b, base + done * size, panel.width):
+                    weave.emit(kb, statement)
+        else:
+            for run, start, done, count in walk.stretches([(cut - len(sums)) // per_step for cut in weave.cuts]):
+                with kb.loop(count, "k") as k:
+                    at, b_at = a.runs[run] + start + k * walk.step, base + (done + k) * size
+                    for statement in self._step(a, at, columns.b, b_at, panel.width):
+                        kb.emit(statement)
+                weave.advance(count * per_step)
+        for i, j in sums:
+            at = slot * (block.sums * ROWS) + (i * ROWS * block.columns + j)
+            weave.emit(kb, amx.store(block.sum(i, j), address(self._scratch, at), i64(block.columns * ROW_BYTES)))
 
-    def _step(self, a: Source, k: Dim, b: Expr, b_at: Dim, width: int) -> None:
+    def _step(self, a: Source, k: Dim, b: Expr, b_at: Dim, width: int) -> Iterator[Statement]:
         """All products of one step: `k` elements into the rows of A, and tiles of B from `b_at` on."""
         block, walk = self.block, self.walk
         a_registers, b_registers = block.registers_of_a, block.registers_of_b
+        held_a = len(a_registers) >= block.rows
+        for outer in range(width if held_a else block.rows):
+            for inner in range(block.rows if held_a else width):
+                i, j = (inner, outer) if held_a else (outer, inner)
+                of_a, of_b = a_registers[i % len(a_registers)], b_registers[j % len(b_registers)]
+                if (held_a and inner == 0) or (not held_a and outer == 0):
+                    yield amx.load(of_b, address(b, b_at + j * walk.tile), i64(ROW_BYTES))
+                if (held_a and outer == 0) or (not held_a and inner == 0):
+                    yield amx.load(of_a, address(a.view, a.tiles[i] + k), i64(a.pitch) * self.kind.itemsize)
+                yield amx.dot(self.kind, block.sum(i, j), of_a, of_b)
 
-        def load_a(i: int) -> int:
-            register = a_registers[i % len(a_registers)]
-            stride = i64(a.pitch) * self.kind.itemsize
-            self.kb.emit(amx.load(register, address(a.view, a.tiles[i] + k), stride))
-            return register
-
-        def load_b(j: int) -> int:
-            register = b_registers[j % len(b_registers)]
-            self.kb.emit(amx.load(register, address(b, b_at + j * walk.tile), i64(ROW_BYTES)))
-            return register
-
-        def dot(i: int, j: int, of_a: int, of_b: int) -> None:
-            self.kb.emit(amx.dot(self.kind, block.sum(i, j), of_a, of_b))
-
-        held: dict[int, int] = {}
-        if block.rows <= block.columns:
-            for j in range(width):
-                of_b = load_b(j)
-                for i in range(block.rows):
-                    held[i] = held[i] if j else load_a(i)
-                    dot(i, j, held[i], of_b)
-            return
-        for i in range(block.rows):
-            of_a = load_a(i)
-            for j in range(width):
-                held[j] = held[j] if i else load_b(j)
-                dot(i, j, of_a, held[j])
-
-    def spill(self, panel: Panel) -> None:
-        """Stores the sums where `put` finds them."""
-        pitch = self.block.columns * COLUMNS
-        for i in range(self.block.rows):
-            for j in range(panel.width):
-                at = address(self._scratch, i * ROWS * pitch + j * COLUMNS)
-                self.kb.emit(amx.store(self.block.sum(i, j), at, i64(pitch * 4)))
-
-    def put(self, i: Dim, columns: Columns, panel: Panel, y: Output, row: Dim, indices: Sequence[Expr]) -> None:
-        """Stores row i of the block (counted over its tiles) as row `row` of the output; `indices` are those of the
-        row, for the epilogue."""
-        pitch = self.block.columns * COLUMNS
-        first = panel.number * pitch + columns.first
+    def put(
+        self, slot: Expr, i: Dim, columns: Columns, panel: Panel, y: Output, row: Dim, indices: Sequence[Expr]
+    ) -> None:
+        """Stores row i (counted over all tiles) of the block in scratch `slot` as row `row` of the output; `indices`
+        are those of the row, for the epilogue."""
+        first = panel.number * (self.block.columns * COLUMNS) + columns.first
         for j in range(panel.width):
-            value = self.kb.load(self._scratch, i * pitch + j * COLUMNS, COLUMNS)
+            value = self.kb.load(self._scratch, (slot * (self.block.rows * ROWS) + i) * self.block.columns + j)
             column = first + j * COLUMNS
             at = row * y.pitch + column
             store_lanes(self.kb, y.view, at, value, panel.lanes(j), COLUMNS, y.epilogue, [*indices, column])
+
+
+Store = Callable[[Panel, Expr, Expr, Dim, Dim], None]
+"""`store(panel, block, slot, first, last)`: rows [first, last) of each tile of a block, from a slot of the scratch."""
+
+
+class Pipeline:
+    """Stores the sums of a block while those of the next one are computed: two kinds of work for different units."""
+
+    def __init__(self, tiles: Tiles, panels: PanelRange, store: Store) -> None:
+        self.kb, self.tiles, self.panels, self._store = tiles.kb, tiles, panels, store
+        self._before = self.kb.local(3, "int64", "before")
+        """Panel, block and slot of the sums that are to be stored; no block: -1."""
+        self._remember(i64(0), i64(-1), i64(0))
+
+    def block(self, a: Source, columns: Columns, panel: Panel, block: Expr) -> None:
+        """Multiplies block number `block`, and stores the one before."""
+        before, number, slot = self._recall()
+
+        def piece(first: Dim, last: Dim) -> None:
+            with self.kb.when(number >= 0):
+                self._store(before, number, slot, first, last)
+
+        bounds = [known(floordiv(self.tiles.rows * i, PIECES)) for i in range(PIECES + 1)]
+        pieces = [partial(piece, first, last) for first, last in pairwise(bounds)]
+        self.tiles.multiply(a, columns, panel, 1 - slot, pieces)
+        self._remember(panel.number, i64(block), 1 - slot)
+
+    def flush(self) -> None:
+        """Stores the last block."""
+        before, number, slot = self._recall()
+        with self.kb.when(number >= 0):
+            self._store(before, number, slot, 0, self.tiles.rows)
+
+    def _remember(self, *state: Expr) -> None:
+        for i, value in enumerate(state):
+            self.kb.store(self._before, i, value)
+
+    def _recall(self) -> tuple[Panel, Expr, Expr]:
+        panel, block, slot = (self.kb.let(self.kb.load(self._before, i), "before") for i in range(3))
+        return self.panels.panel(panel), block, slot

@@ -7,7 +7,7 @@ of what was covered already are zero. So no load passes the end of a run that is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,9 +40,24 @@ class Walk:
         last = max(0, length - self.step)
         return [min(start, last) for start in range(0, length, self.step)]
 
+    def all_starts(self) -> list[tuple[int, int]]:
+        """(run, start in the run) of every step."""
+        return [(run, start) for run in range(len(self.lengths)) for start in self.starts(run)]
+
+    def stretches(self, cuts: Sequence[int]) -> Iterator[tuple[int, int, int, int]]:
+        """The steps as stretches of evenly spaced ones: run, start in the run, steps before, steps. None goes across
+        one of `cuts`, numbers of steps."""
+        first = 0
+        steps = self.all_starts()
+        for end in range(1, len(steps) + 1):
+            run, start = steps[end - 1]
+            if end == len(steps) or end in cuts or steps[end] != (run, start + self.step):
+                yield (*steps[first], first, end - first)
+                first = end
+
     @property
     def steps(self) -> int:
-        return sum(len(self.starts(run)) for run in range(len(self.lengths)))
+        return len(self.all_starts())
 
     @property
     def tile(self) -> int:
