@@ -140,6 +140,23 @@ def test_progress_is_told() -> None:
     assert said[-1] == ("calibrating: sample 1", 0.0)
 
 
+@pytest.mark.parametrize("masked", ["-3.4028235e38", "-1e30"])
+def test_an_attention_mask_widens_no_range(masked: str) -> None:
+    graph = graph_of(f"""graph g(%x: f32[N, 16], %keep: bool[N, 16]) {{
+  %away: f32[] = const {masked}
+  %scores = Where(%keep, %x, %away)
+  %p = Softmax(%scores) {{axis=-1}}
+  return %p
+}}""")
+    data = [sample(i) | {"keep": np.arange(16)[None].repeat(4, 0) < 9} for i in range(3)]
+    statistics = {"scores": [Histogram()], "p": [Histogram()]}
+    collect(graph, statistics, data)
+    scores, p = statistics["scores"][0], statistics["p"][0]
+    assert scores.huge == 3 * 4 * 7
+    assert -6 < range_of(scores, "minmax").low < 0 < range_of(scores, "minmax").high < 6
+    assert 0 <= range_of(p, "minmax").low <= range_of(p, "minmax").high <= 1
+
+
 # --- what goes wrong ---------------------------------------------------------------------------------------------
 
 
