@@ -4,7 +4,8 @@
 
 For every batch size the dense and the pruned model are compiled for that shape and timed in one process, interleaved
 round by round. Pruning has kept its promise where latency shrinks (nearly) as much as the multiply-adds did: `over` is
-the pruned latency over MACs share x dense latency, at best 1. Nothing is fine-tuned after the cut.
+the pruned latency over MACs share x dense latency, at best 1; a call from Python adds the same few microseconds to both
+(at batch 1 a tenth of the pruned model's time). Nothing is fine-tuned after the cut.
 """
 
 from __future__ import annotations
