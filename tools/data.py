@@ -50,8 +50,8 @@ def read_samples(path: str | Path, ports: Sequence[Port]) -> Iterator[Sample]:
     Raises CalibrationError naming the file and, where names or shapes do not fit, the input.
     """
     data = open_data(path, ports)
-    for sample, file in zip(data, data.origins(), strict=True):
-        yield _checked(file, sample, ports)
+    for index, sample in enumerate(data):
+        yield _checked(data.origin(index), sample, ports)
 
 
 def ports_of(graph: Graph) -> list[Port]:
@@ -81,9 +81,9 @@ class Dataset(ABC):
     @abstractmethod
     def __iter__(self) -> Iterator[Sample]: ...
 
-    def origins(self) -> Iterator[Path]:
-        """Where each sample comes from."""
-        return iter(self.paths)
+    def origin(self, index: int) -> Path:
+        """Where a sample comes from."""
+        return self.paths[index]
 
     @functools.cached_property
     def key(self) -> str:
@@ -109,8 +109,8 @@ class _Stack(Dataset):
             for _ in range(count):
                 yield {port.name: _batched(members[port.name].row(), port) for port in self.ports}
 
-    def origins(self) -> Iterator[Path]:
-        return iter(self.paths * len(self))
+    def origin(self, index: int) -> Path:
+        return self.paths[0]
 
     def _members(self, stack: contextlib.ExitStack) -> tuple[dict[str, _Member], int]:
         """The arrays, open at their first row, and the number of rows."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ...compiler.errors import CalibrationError
+from ...compiler.errors import CalibrationError, OptcError
 from ...compiler.ir import Value
 from ...compiler.types import DType, TensorType, free_symbols
 
@@ -30,49 +30,53 @@ def checked(samples: object, inputs: Sequence[Value], first: int = 0) -> Iterato
             "not a series of samples", expected=_sample_text(inputs), found=_kind(samples), hint=hint
         )
     index = -1
-    iterator = _guarded(iter(samples))
-    for index, sample in enumerate(iterator):
+    for index, sample in enumerate(_guarded(samples)):
         if index >= first:
-            yield check_sample(sample, inputs, index)
+            yield _checked(sample, inputs, _name(samples, index))
     if index < 0:
         raise CalibrationError("the data holds no samples", expected="at least one")
 
 
-def check_sample(sample: object, inputs: Sequence[Value], index: int) -> Sample:
-    """One sample, checked as `checked` does."""
+def _name(samples: object, index: int) -> str:
+    """What messages call a sample: its number and, if the data can tell (see tools/data.py), its file."""
+    origin = getattr(samples, "origin", None)
+    return f"sample {index} ({origin(index)})" if callable(origin) else f"sample {index}"
+
+
+def _checked(sample: object, inputs: Sequence[Value], name: str) -> Sample:
     if not isinstance(sample, Mapping):
         bare = hasattr(sample, "__array__") or isinstance(sample, (int, float, list))
         if len(inputs) != 1 or not bare:
-            raise _bad(index, "not a sample", _sample_text(inputs), _kind(sample))
+            raise _bad(name, "not a sample", _sample_text(inputs), _kind(sample))
         sample = {inputs[0].name: sample}
     names = [v.name for v in inputs]
     if set(names) != set(sample):
         missing, unknown = [n for n in names if n not in sample], [str(n) for n in sample if n not in names]
         lacks = [f"no array for {', '.join(missing)}"] * bool(missing)
         extra = [f"no input is called {', '.join(unknown)}"] * bool(unknown)
-        raise _bad(index, "; ".join(lacks + extra), ", ".join(names), ", ".join(map(str, sample)) or "nothing")
+        raise _bad(name, "; ".join(lacks + extra), ", ".join(names), ", ".join(map(str, sample)) or "nothing")
     binding: dict[Any, int] = {}
-    return {v.name: _array(sample[v.name], v, index, binding) for v in inputs}
+    return {v.name: _array(sample[v.name], v, name, binding) for v in inputs}
 
 
-def _array(given: Any, value: Value, index: int, binding: dict[Any, int]) -> np.ndarray:
-    where = f"input {value.name}"
+def _array(given: Any, value: Value, sample: str, binding: dict[Any, int]) -> np.ndarray:
+    what = f"input {value.name}"
     try:
         array = np.asarray(given)
         dtype = DType.from_numpy(array.dtype)
     except Exception as error:  # any class may have an __array__ that raises
-        raise _bad(index, f"{where} is no array: {error}", str(value.type), _kind(given)) from error
+        raise _bad(sample, f"{what} is no array: {error}", str(value.type), _kind(given)) from error
     if (dtype, value.type.dtype) == (DType.F64, DType.F32):
         with np.errstate(over="ignore"):  # an infinity is reported below
             array = array.astype(np.float32)
     elif dtype is not value.type.dtype:
-        raise _bad(index, f"{where} is of another type", value.type.dtype.text, dtype.text)
+        raise _bad(sample, f"{what} is of another type", value.type.dtype.text, dtype.text)
     if not _fits(array.shape, value.type, binding):
-        raise _bad(index, f"{where} is of another shape", _bound(value.type, binding), list(array.shape))
+        raise _bad(sample, f"{what} is of another shape", _bound(value.type, binding), list(array.shape))
     if value.type.dtype.is_float and not np.isfinite(array).all():
         wide = array.astype(np.float32)
         nans, infinities = int(np.isnan(wide).sum()), int(np.isinf(wide).sum())
-        raise _bad(index, f"{where} holds values that are not finite", None, f"{nans} NaN, {infinities} infinite")
+        raise _bad(sample, f"{what} holds values that are not finite", None, f"{nans} NaN, {infinities} infinite")
     return array
 
 
@@ -93,26 +97,25 @@ def _bound(type: TensorType, binding: dict[Any, int]) -> str:
     return f"{type} where {', '.join(notes)}" if notes else str(type)
 
 
-def _guarded(samples: Iterator[object]) -> Iterator[object]:
+def _guarded(samples: Iterable[object]) -> Iterator[object]:
     """The samples; whatever getting one raises becomes an error that names it."""
     index = 0
-    while True:
-        try:
-            sample = next(samples)
-        except StopIteration:
-            return
-        except Exception as error:  # the data is the user's code
-            raise CalibrationError(f"the data failed: {_said(error)}", node=f"sample {index}") from error
-        yield sample
-        index += 1
+    try:
+        for sample in samples:
+            yield sample
+            index += 1
+    except OptcError:
+        raise  # a reader's, which names the file
+    except Exception as error:  # the data is the user's code
+        raise CalibrationError(f"the data failed: {_said(error)}", node=_name(samples, index)) from error
 
 
 def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
-def _bad(index: int, message: str, expected: object, found: object) -> CalibrationError:
-    return CalibrationError(message, node=f"sample {index}", expected=expected, found=found)
+def _bad(name: str, message: str, expected: object, found: object) -> CalibrationError:
+    return CalibrationError(message, node=name, expected=expected, found=found)
 
 
 def _kind(thing: object) -> str:

@@ -80,6 +80,7 @@ def test_a_folder_of_files_holds_a_sample_each(tmp_path: Path) -> None:
         np.savez(tmp_path / f"{index}.npz", x=images(index + 1), s=np.float32(index))
     read = list(open_data(tmp_path, [IMAGE, SCALE]))
     assert [s["x"].shape[0] for s in read] == [1, 2, 3]
+    assert open_data(tmp_path, [IMAGE]).origin(2) == tmp_path / "2.npz"
     assert [float(s["s"]) for s in read] == [0, 1, 2]
 
 

@@ -104,6 +104,33 @@ def test_data_that_raises_is_named_after_what_it_gave() -> None:
         next(samples)
 
 
+class Files:
+    """Data whose samples have names, as tools/data.py gives it."""
+
+    def __init__(self, *samples: object) -> None:
+        self.samples = samples
+
+    def __iter__(self) -> Iterator[object]:
+        return iter(self.samples)
+
+    def origin(self, index: int) -> str:
+        return f"{index}.npz"
+
+
+def test_the_file_is_named_where_the_data_can_tell() -> None:
+    with pytest.raises(CalibrationError, match=r"sample 1 \(1.npz\): input x is of another shape"):
+        list(checked(Files(GOOD, GOOD[0]), IMAGES))
+
+
+def test_an_error_of_a_reader_stays_as_it_is() -> None:
+    def data() -> Iterator[np.ndarray]:
+        yield GOOD
+        raise CalibrationError("ends too soon", node="d.npz")
+
+    with pytest.raises(CalibrationError, match=r"^d.npz: ends too soon$"):
+        list(checked(data(), IMAGES))
+
+
 def test_samples_already_seen_are_passed_over() -> None:
     assert [int(s["x"][0, 0, 0]) for s in checked([GOOD * k for k in range(5)], IMAGES, first=3)] == [3, 4]
 
