@@ -56,7 +56,10 @@ def minmax(histogram: Histogram, dtype: DType) -> Range:
 
 
 def average(histogram: Histogram, dtype: DType) -> Range:
-    """The means over the samples of their least and of their greatest value: one odd sample counts little."""
+    """The moving averages over the samples of their least and of their greatest value: one odd sample counts little.
+
+    All samples count alike, as in ONNX Runtime's CalibMovingAverage, so that their order does not matter.
+    """
     return Range(histogram.average_minimum, histogram.average_maximum)
 
 
