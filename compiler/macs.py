@@ -16,7 +16,7 @@ def total_macs(graph: Graph) -> Dim:
 
 def macs(node: Node) -> Dim:
     """Multiply-adds of one node; 0 for all but convolutions and matrix products."""
-    kind = node.op.removeprefix("optc.").removesuffix("Integer")
+    kind = node.op.removeprefix("optc.").removesuffix("Integer").removesuffix("Packed")
     if kind not in ("Conv", "ConvTranspose", "MatMul", "Gemm", "FusedConv"):
         return 0
     out, second = node.outputs[0].type, node.operand(1).type

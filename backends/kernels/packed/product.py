@@ -244,20 +244,30 @@ class _Emitter:
 
         clear(total)
         self._blocks(block)
-        self._put(tile, number, start, {(i, j): kb.load(total, at, tile.lanes) for i, j, at in places})
+        sums = kb.local(count * tile.panel, name="sums")
+        for *_, at in places:
+            kb.store(sums, at, kb.load(total, at, tile.lanes), tile.lanes)
+        self._put(tile, number, start, sums)
 
-    def _put(self, tile: RegisterTile, number: Expr, start: Dim, sums: dict[tuple[int, int], Expr]) -> None:
-        """Stores a tile; of the last panel the columns that exist."""
+    def _put(self, tile: RegisterTile, number: Expr, start: Dim, sums: Any) -> None:
+        """Stores a tile that lies on the stack, so that the epilogue is written once; of the last panel the columns
+        that exist."""
         kb, n, lanes = self.kb, self.spec.n, tile.lanes
         last = (n - 1) // tile.panel
 
+        def put(i: Dim, j: Dim, count: int) -> None:
+            row, column = start + i, number * tile.panel + j * lanes
+            value = kb.load(sums, (i * tile.vectors + j) * lanes, lanes)
+            index = [*self._index(row), column]
+            store_lanes(kb, self.output.view, row * n + column, value, count, lanes, self.output.epilogue, index)
+
         def store(columns: int) -> None:
-            for (i, j), value in sums.items():
-                first = number * tile.panel + j * lanes
-                count = max(0, min(lanes, columns - j * lanes))
-                index = [*self._index(start + i), first]
-                at = (start + i) * n + first
-                store_lanes(kb, self.output.view, at, value, count, lanes, self.output.epilogue, index)
+            whole, rest = divmod(columns, lanes)
+            with kb.loop(tile.rows, "i") as i:
+                with kb.loop(whole, "j") as j:
+                    put(i, j, lanes)
+                if rest:
+                    put(i, whole, rest)
 
         rest = n - last * tile.panel
         is_last = tirx.EQ(number, i64(last)) if rest < tile.panel and last else rest < tile.panel

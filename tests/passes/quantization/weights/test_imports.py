@@ -11,6 +11,7 @@ import pytest
 from helpers import graph_of, random_inputs, run_model, run_reference
 from onnx import TensorProto, helper
 from optc.compiler.ir import Graph
+from optc.compiler.onnx.exporter import export_model
 from optc.compiler.onnx.importer import import_model
 from optc.compiler.onnx.tensors import ExternalData, to_array
 from optc.compiler.ops.base import attr_int
@@ -81,6 +82,16 @@ def test_matmul_n_bits(bits: int, block: int, zeros: str | None) -> None:
     assert [n.op for n in graph.nodes] == ["optc.MatMulPacked"]
     assert attr_int(next(graph.nodes), "bits", 0) == bits
     assert_agrees(model, graph)
+
+
+@pytest.mark.parametrize("zeros", [None, "packed"])
+def test_compiled_it_agrees_with_onnxruntime(zeros: str | None) -> None:
+    data = n_bits(4, 32, zeros, bias=True).SerializeToString()
+    model = optc.compile(data, cache=False)
+    for batch in (1, 20):
+        inputs = {"x": np.random.default_rng(1).standard_normal((batch, 80), dtype="float32")}
+        expected = run_model(data, inputs)["y"]
+        np.testing.assert_allclose(model.run(inputs)["y"], expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
 
 
 def test_a_bias_is_added_behind_it() -> None:
@@ -168,6 +179,16 @@ def test_eight_bits_per_column(text: str) -> None:
     np.testing.assert_allclose(
         run_reference(graph, inputs)["y"], expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max()
     )
+
+
+def test_compiled_they_stay_codes() -> None:
+    """The artifact holds codes, not the floats they stand for."""
+    graph = graph_of(PER_CHANNEL.replace("64", "256").replace("48", "512"))
+    inputs = random_inputs(graph, {"B": 2})
+    expected = run_reference(graph, inputs)["y"]
+    model = optc.compile(export_model(graph).SerializeToString(), cache=False)
+    np.testing.assert_allclose(model.run(inputs)["y"], expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+    assert any(text.startswith("matmul_packed") for text in model.manifest["kernels"].values())
 
 
 @pytest.mark.parametrize(("scale", "axis"), [("f32[]", 0), ("f32[40]", 0), ("f32[16]", 1)])
