@@ -86,6 +86,25 @@ def test_sums_become_signed_bytes() -> None:
     check(text, {"x": SUMS, "scale": CHANNEL}, quantized(dequantized(SUMS, CHANNEL), 0.07, -5, "int8"))
 
 
+@pytest.mark.parametrize("relu", ["", "%d = Relu(%c)"])
+@pytest.mark.parametrize(("dtype", "zero"), [("u8", 0), ("u8", 12), ("i8", 0), ("i8", -5)])
+def test_sums_of_known_range_become_bytes(dtype: str, zero: int, relu: str) -> None:
+    """By a constant scale, so that what the sums can be is known and clamps that it makes needless are left out."""
+    sums = SUMS.copy()
+    sums[0, 0, :4] = [2**31 - 1, -(2**31), 2**31 - 2**20, 0]
+    text = f"""graph main(%x: i32[3,5,37]) {{ {PARAMETERS} %m: f32[] = const 0.00015 %k: {dtype}[] = const {zero}
+      {"%c" if relu else "%d"} = DequantizeLinear(%x, %m) {relu} %y = QuantizeLinear(%d, %s, %k) return %y }}"""
+    real = dequantized(sums, 0.00015)
+    name = {"u8": "uint8", "i8": "int8"}[dtype]
+    check(text, {"x": sums}, quantized(np.maximum(real, 0) if relu else real, 0.07, zero, name))
+
+
+def test_bytes_of_known_range_stay_bytes() -> None:
+    text = f"""graph main(%x: u8[3,5,37]) {{ {PARAMETERS} %d = DequantizeLinear(%x, %s, %z)
+      %y = QuantizeLinear(%d, %t, %u) return %y }}"""
+    check(text, {"x": RESIDUAL}, quantized(dequantized(RESIDUAL, 0.07, 12), 0.045, 3))
+
+
 def test_sums_become_floats() -> None:
     text = f"graph main({HEAD} %y = Clip(%d, %low, %six) return %y }}"
     check(text, {"x": SUMS, "scale": CHANNEL}, np.clip(dequantized(SUMS, CHANNEL), np.float32(0), np.float32(6)))

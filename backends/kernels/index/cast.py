@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,11 +14,14 @@ from ....compiler.ops.base import attr_int
 from ....compiler.types import DType
 from ...base import Element, Expr, Index, defines
 from .. import exprs
+from ..bounds import ANYWHERE, Interval, bounds
 from ..compose import Operand
 from ..exprs import const, dtype_of, is_float, let, like, select
 from .base import POINTWISE, i64, int_value, pointwise, zero
 
 Args = Sequence[Any]
+_WITHIN_INT32 = 2.0**31 - 2.0**8
+"""Floats below this are rounded to integers below 2^31."""
 
 
 def convert(value: Expr, source: DType, to: DType) -> Expr:
@@ -65,10 +69,11 @@ def saturate(value: Expr, to: DType) -> Expr:
     return exprs.cast_raw(exprs.cast_raw(bounded, wide), to.tvm)
 
 
-def quantize(x: Expr, scale: Expr, zero_point: Expr | None, to: DType) -> Expr:
+def quantize(x: Expr, scale: Expr, zero_point: Expr | None, to: DType, steps: Interval = ANYWHERE) -> Expr:
     """clamp(rint(x * f32(1 / scale)), lo - zero_point, hi - zero_point) + zero_point, ties to even; NaN gives lo.
 
     lo and hi bound `to`. A scale that is not a constant divides; both agree but for rare ties one step apart.
+    `steps` is what is known of x / scale: a clamp that it makes needless is left out.
     """
     scaled = _over(exprs.cast_raw(x, dtype_of(scale)), scale)
     if dtype_of(scaled) != "float32" or np.iinfo(to.numpy).bits > 16:
@@ -78,10 +83,23 @@ def quantize(x: Expr, scale: Expr, zero_point: Expr | None, to: DType) -> Expr:
         return let(near, lambda v: saturate(v, to))
     point = const(0, "int32") if zero_point is None else exprs.cast_raw(zero_point, "int32")
     point = exprs.widen(point, exprs.lanes_of(scaled))
-    low, high = (exprs.cast_raw(like(int(bound), point) - point, "float32") for bound in _range(to))
-    # The order of the operands matters: x86's maximum gives the second one where the first is NaN.
-    near = exprs.rint(tirx.min(tirx.max(scaled, low), high))
+    low, high = (like(int(bound), point) - point for bound in _range(to))
+    if max(-steps[0], steps[1]) >= _WITHIN_INT32:
+        low, high = exprs.cast_raw(low, "float32"), exprs.cast_raw(high, "float32")
+        # The order of the operands matters: x86's maximum gives the second one where the first is NaN.
+        return exprs.cast_raw(exprs.rint(tirx.min(tirx.max(scaled, low), high)) + point, to.tvm)
+    near, offset = exprs.rint(scaled), exprs.number_of(zero_point) if zero_point is not None else 0
+    ends = (-math.inf, math.inf) if offset is None else tuple(bound - offset for bound in _range(to))
+    if offset is None or steps[0] - _slack(steps[0]) <= ends[0] - 0.5:
+        near = tirx.max(near, low)
+    if offset is None or steps[1] + _slack(steps[1]) >= ends[1] + 0.5:
+        near = tirx.min(near, high)
     return exprs.cast_raw(near + point, to.tvm)
+
+
+def _slack(steps: float) -> float:
+    """More than float32 arithmetic can be off."""
+    return 1e-4 * (1 + abs(steps))
 
 
 def _range(dtype: DType) -> tuple[int, int]:
@@ -114,8 +132,17 @@ def quantization(node: Node, args: Args) -> Expr:
     x, scale, point = args[0], args[1], args[2] if len(args) > 2 else None
     to = node.outputs[0].type.dtype
     if node.op == "QuantizeLinear":
-        return quantize(x, scale, point, to)
+        return quantize(x, scale, point, to, _steps(node))
     return exprs.rounded_to(convert(dequantize(x, scale, point), node.operand(1).type.dtype, to), to)
+
+
+def _steps(node: Node) -> Interval:
+    """What is known of a QuantizeLinear's operand in steps of a constant scale."""
+    step = node.operand(1).data
+    if step is None or not (step > 0).all():
+        return ANYWHERE
+    low, high = bounds(node.operand(0))
+    return (low / float(step.min()) if low < 0 else 0.0), (high / float(step.min()) if high > 0 else 0.0)
 
 
 POINTWISE["QuantizeLinear"] = POINTWISE["DequantizeLinear"] = quantization
