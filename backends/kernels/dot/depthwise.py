@@ -35,12 +35,12 @@ from ..builder import (
     i64,
     known,
     minimum,
+    result_dtype,
     splat,
 )
 from ..conv import ConvSpec
 from ..matmul import guess
 from ..tile import Arithmetic, row_tiles
-from .bias import Biased
 
 UNROLLED_TAPS = 8
 """Kernels up to this width are unrolled."""
@@ -75,7 +75,9 @@ def plans(spec: ConvSpec, target: Target) -> Iterator[DepthwisePlan]:
     for rows in range(1, min(8, height) + 1):
         most = max(1, min(width, (target.registers - 4) // 2 // rows, 8))
         plan = DepthwisePlan(kind, lanes, rows, -(-width // -(-width // most)), workers)
-        found[plan] = _Band(spec, plan).cost(width) * -(-height // rows)
+        band = _Band(spec, plan)
+        whole, rest = band.cost(width, rows, target.registers), band.cost(width, height % rows, target.registers)
+        found[plan] = whole * (height // rows) + rest
     yield from sorted(found, key=found.__getitem__)[:4]
 
 
@@ -103,14 +105,16 @@ def build(spec: ConvSpec, plan: DepthwisePlan, epilogue: Epilogue | None = None)
     x = buffer("x", (spec.batch, *spec.spatial, spec.c_in), kind.a)
     w = buffer("w", (band.blocks, plan.rows, shape.kernel[2], band.quads, plan.lanes * kind.depth), kind.b)
     pad = buffer("pad", (1,), "uint8") if spec.padded else None
-    biased = Biased(spec.c_out, epilogue, [pad] if pad is not None else [])
-    y = buffer("y", (spec.batch, *spec.out_spatial, spec.c_out), biased.dtype)
+    bias = buffer("bias", (spec.c_out,), kind.sum)
+    y = buffer("y", (spec.batch, *spec.out_spatial, spec.c_out), result_dtype(epilogue, kind.sum))
     share = known(band.quads * shape.columns * plan.lanes)
     workspace = buffer(WORKSPACE, (plan.workers, share), "int32")
     kb = KernelBuilder()
     border = tirx.BufferLoad(pad, [i64(0)]) if pad is not None else tirx.const(0, "uint8")
     band.shape = shape = shape.named(kb)
-    emitter = _Emitter(kb, band, kb.flat(x), kb.flat(w), kb.flat(workspace), border, kb.flat(y), biased)
+    emitter = _Emitter(
+        kb, band, kb.flat(x), kb.flat(w), kb.flat(workspace), border, kb.flat(bias), kb.flat(y), epilogue
+    )
     bands = ceildiv(shape.out[1], plan.rows)
     tasks = known(spec.batch * shape.out[0] * bands)
     with kb.loop(plan.workers, "worker", parallel=plan.workers > 1) as worker:
@@ -122,7 +126,8 @@ def build(spec: ConvSpec, plan: DepthwisePlan, epilogue: Epilogue | None = None)
             number = kb.let(first + task, "number")
             image, top = floordiv(number, bands), floormod(number, bands) * plan.rows
             emitter.rows(kb.opaque(image, "image"), kb.opaque(top, "top"), scratch)
-    return kb.finish([x, w, *biased.buffers, y, workspace])
+    extra = [bias, *([pad] if pad is not None else []), *(epilogue.buffers if epilogue else ())]
+    return kb.finish([x, w, *extra, y, workspace])
 
 
 @dataclass(frozen=True)
@@ -193,13 +198,19 @@ class _Band:
         lines = self.lines[quad * self.depth : (quad + 1) * self.depth]
         return any(self.tap(oy, dy) is not None for _, dy in lines)
 
-    def cost(self, width: int) -> float:
-        """Instructions for a whole band: loads, two permutations and a store a quad and column, then the products."""
-        columns = width * self.shape.strides[2] + self.shape.kernel[2] - 1
-        filled = sum(len(self.used(q, self.plan.rows)) + 3 for q in range(self.quads))
-        products = sum(self.reads(oy, q) for oy in range(self.plan.rows) for q in range(self.quads))
-        each = 2 * self.plan.arithmetic.cost
-        return columns * filled + width * products * self.shape.kernel[2] * each
+    def cost(self, width: int, height: int, registers: int) -> float:
+        """Instructions for `height` rows: loads, two permutations and a store a quad and column; the products; and for
+        each tile its weights, which come from the stack where registers do not hold them, and what it takes to start.
+        """
+        if not height:
+            return 0.0
+        kernel, plan = self.shape.kernel[2], self.plan
+        columns = width * self.shape.strides[2] + kernel - 1
+        weights = kernel * sum(self.reads(oy, q) for oy in range(height) for q in range(self.quads))
+        held = weights + height * plan.pixels + 4 <= registers
+        filled = columns * sum(lines + 3 for q in range(self.quads) if (lines := len(self.used(q, height))))
+        start = 10 + weights * (0.5 if held else 2.0)
+        return filled + width * weights * 2 * plan.arithmetic.cost + -(-width // plan.pixels) * start
 
 
 @dataclass
@@ -210,8 +221,9 @@ class _Emitter:
     w: Expr
     scratch: Expr
     border: Expr
+    bias: Expr
     y: Expr
-    epilogue: Epilogue
+    epilogue: Epilogue | None
 
     def sides(self, scratch: Dim) -> None:
         """The border left and right of the image, which no band overwrites."""
@@ -310,7 +322,7 @@ class _Emitter:
         n, oz, oy, ox = place
         acc = kb.local(height * count * lanes, kind.sum)
         for i in range(height * count):
-            kb.store(acc, i * lanes, splat(tirx.const(0, kind.sum), lanes), lanes)
+            kb.store(acc, i * lanes, kb.load(self.bias, c, lanes), lanes)
         row_size = lanes * kind.depth
         weights = kb.let(block * (plan.rows * kernel * band.quads * row_size), "weights")
         source = kb.let(scratch + ox * (stride * lanes), "source")
@@ -349,6 +361,8 @@ class _Emitter:
             to = kb.let(first * band.spec.c_out + c, "to")
             for p in range(count):
                 logical = {1: [oy + row], 2: [oy + row, ox + p], 3: [oz, oy + row, ox + p]}[len(band.spec.spatial)]
-                indices = [first + p] if self.epilogue.flat else [n, *logical]
-                value = self.epilogue(kb.load(acc, (row * count + p) * lanes, lanes), [*indices, c], lanes)
+                indices = [first + p] if self.epilogue and self.epilogue.flat else [n, *logical]
+                value = kb.load(acc, (row * count + p) * lanes, lanes)
+                if self.epilogue is not None:
+                    value = self.epilogue(value, [*indices, c], lanes)
                 kb.store(self.y, to + p * band.spec.c_out, value, lanes)
