@@ -12,29 +12,38 @@ from ...compiler.ir import Node
 from ...compiler.ops.base import attr_int, attr_ints
 from ..base import Expr, builds
 from . import exprs
-from .builder import i64, product
+from .builder import i64, known, product
 from .context import BuildContext
 from .exprs import cast_raw, const, like, select
 from .index.base import clamp
 from .index.cast import quantize, saturate
 from .loops import NodeKernel
+from .rows import each_vector, reduce_row
 
 
 @builds("DynamicQuantizeLinear")
 def dynamic_quantize_linear(node: Node, context: BuildContext) -> Any:
     """uint8 over [min(0, x), max(0, x)]: y, scale, zero point."""
     kernel = NodeKernel(node, context)
-    size = product(kernel.shape(node.operand(0)))
-    zero = const(0.0, "float32")
-    low = kernel.cell(kernel.accumulate(zero, [size], lambda a, k: tirx.min(a, kernel.load_flat(0, k[0]))))
-    high = kernel.cell(kernel.accumulate(zero, [size], lambda a, k: tirx.max(a, kernel.load_flat(0, k[0]))))
+    kb, lanes = kernel.kb, context.target.lanes
+    size, zero = known(product(kernel.shape(node.operand(0)))), const(0.0, "float32")
+
+    def load(at: Expr, width: int) -> Expr:
+        return kernel.load_flat(0, at, width)
+
+    low = kernel.cell(reduce_row(kb, size, lanes, 0.0, tirx.min, load))
+    high = kernel.cell(reduce_row(kb, size, lanes, 0.0, tirx.max, load))
     scale = kernel.cell((high.get() - low.get()) / const(255.0, "float32"))
     flat = tirx.EQ(scale.get(), zero)
     scale.set(select(flat, const(1.0, "float32"), scale.get()))
     dtype = node.outputs[0].type.dtype
     point = kernel.cell(saturate(exprs.round_even(zero - low.get() / scale.get()), dtype))
-    with kernel.kb.loop(size, "i") as i:
-        kernel.store_flat(i, quantize(kernel.load_flat(0, i), scale.get(), point.get(), dtype))
+
+    def write(at: Expr, width: int) -> None:
+        value = quantize(load(at, width), exprs.widen(scale.get(), width), exprs.widen(point.get(), width), dtype)
+        kernel.store_flat(at, value, lanes=width)
+
+    each_vector(kb, size, lanes, write)
     kernel.store_flat(i64(0), scale.get(), 1)
     kernel.store_flat(i64(0), point.get(), 2)
     return kernel.finish()
