@@ -70,6 +70,10 @@ AUDIBLE = 0.1
 NOISE = (12, 40)
 """Decibels that the noise lies below the voice's peak."""
 
+COLLAR = 4
+"""Frames on either side of a change that are not judged, for the network needs a few to hear it (as NIST leaves out
+0.25 s around the ends of speech when it scores who speaks when)."""
+
 FORMANTS = ((730, 1090, 2440), (270, 2290, 3010), (300, 870, 2240), (530, 1840, 2480))
 """Hz, of the vowels in father, see, boot and bed (Peterson and Barney 1952, men)."""
 
@@ -133,11 +137,18 @@ def frames(audio: Audio) -> Audio:
 
 
 def test_clips(n: int | None) -> Iterator[Sample]:
-    """Test clips in frames; the target says of each whether most of it lies in a voice."""
+    """Test clips in frames; the target says of each whether there is a voice, or that it is not judged."""
     for number in range(CLIPS if n is None else min(n, CLIPS)):
         audio, voiced = clip("test", number)
-        cut = voiced[: len(voiced) // FRAME * FRAME].reshape(-1, FRAME)
-        yield Sample({"frames": frames(audio)}, cut.mean(1) > 0.5)
+        yield Sample({"frames": frames(audio)}, with_collar(voiced[: len(voiced) // FRAME * FRAME].reshape(-1, FRAME)))
+
+
+def with_collar(voiced: NDArray[np.bool_]) -> NDArray[np.int8]:
+    """[frames] of [frames, 512] samples: 1 if most of it lies in a voice, 0 if not, -1 near a change."""
+    judged = np.asarray(voiced.mean(1) > 0.5, np.int8)
+    for change in np.nonzero(np.diff(judged))[0]:
+        judged[max(0, change + 1 - COLLAR) : change + 1 + COLLAR] = -1
+    return judged
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,8 +188,9 @@ class Export:
             yield Sample(sample.inputs, _float_decisions(self, number))
 
     def share_right(self, run: Run, sample: Sample) -> float:
-        """Share of a clip's frames that get the target's decision."""
-        return float((sample.target == (self.probabilities(run, sample.inputs["frames"]) > 0.5)).mean())
+        """Share of a clip's judged frames that get the target's decision."""
+        decisions = self.probabilities(run, sample.inputs["frames"]) > 0.5
+        return float((decisions == sample.target)[sample.target >= 0].mean())
 
     def dataset(self, split: Split, n: int | None = None) -> Iterator[Sample]:
         """Single calls with the states that the float model passes on; the target is its voice probability."""
@@ -194,10 +206,10 @@ class Export:
 
 
 @lru_cache(maxsize=CLIPS)
-def _float_decisions(export: Export, number: int) -> NDArray[np.bool_]:
+def _float_decisions(export: Export, number: int) -> NDArray[np.int8]:
     """What the float model says of each frame of a test clip."""
     run = onnxruntime_run(export.file.path())
-    return export.probabilities(run, frames(clip("test", number)[0])) > 0.5
+    return np.asarray(export.probabilities(run, frames(clip("test", number)[0])) > 0.5, np.int8)
 
 
 def _entry(suffix: str, what: str, rate: bool = False, whole: bool = False) -> ZooModel:

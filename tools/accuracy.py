@@ -91,29 +91,30 @@ def judge(system: str, model: ZooModel, samples: Sequence[Sample], items: int | 
 
 
 @cache
-def own_code(*rooms: str) -> str:
-    """Changes with the sources of these rooms of optc."""
-    root = Path(__file__).parent.parent
-    return digest_of_parts(
-        sorted(p for room in rooms for p in (root / room).rglob("*") if p.suffix in (".py", ".c", ".h"))
-    )
+def own_code() -> str:
+    """Changes with the sources that shape optc's artifacts."""
+    rooms = [Path(__file__).parent.parent / room for room in ("compiler", "passes", "backends")]
+    return digest_of_parts(sorted(p for room in rooms for p in room.rglob("*") if p.suffix in (".py", ".c", ".h")))
 
 
 def key_of(system: str, model: ZooModel, samples: Sequence[Sample], items: int | None) -> str:
     """Equal keys, equal scores: model, samples, items, how they are judged, and the code that makes the answers."""
     if system == OURS:
-        made_by = [own_code("compiler", "passes", "backends")]
+        made_by = [own_code()]
     else:
         made_by = package_versions("openvino", "nncf") if "openvino" in system else package_versions("onnxruntime")
-    return digest(model.path(), samples, system, str(items), own_code("models"), *made_by)
+    room = sys.modules[model.make_inputs.__module__].__file__
+    assert room is not None, "models are defined in files"
+    judged_by = digest_of_parts([Path(room), Path(models.__file__).with_name("metrics.py")])
+    return digest(model.path(), samples, system, str(items), judged_by, *made_by)
 
 
 def stored(file: Path, key: str) -> Judged | None:
-    """What `store` wrote to the file under this key."""
+    """What `store` wrote to the file under this key; a failure is tried again."""
     if not file.exists():
         return None
     content = json.loads(file.read_text())
-    if content["key"] != key:
+    if content["key"] != key or content["failure"]:
         return None
     scores = {name: np.array(values, np.float64) for name, values in content["scores"].items()}
     return Judged(scores, content["seconds"], content["failure"])

@@ -84,13 +84,19 @@ def openvino_runner(
         config["INFERENCE_NUM_THREADS"] = threads
     compiled = core.compile_model(network, "CPU", config)
     request = compiled.create_infer_request()
-    names = [next(iter(o.names), str(i)) for i, o in enumerate(compiled.outputs)]
+    names = [_name_of(output) for output in compiled.outputs]
 
     def run(sample: Sample) -> dict[str, np.ndarray]:
         results = request.infer(dict(sample), share_inputs=True)
         return {name: results[i] for i, name in enumerate(names)}
 
     return run
+
+
+def _name_of(output: Any) -> str:
+    """An output's name in the ONNX model: the result's own name begins with it; a tensor can have several."""
+    name: str = output.get_node().get_friendly_name().split("/sink_port_")[0]
+    return name if name in output.names else str(output.any_name)
 
 
 PEERS: dict[str, Callable[..., Run]] = {
