@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ..compiler.ir import Node
+from ..compiler.ops import quantize as quantization
 from ..compiler.ops.base import attr_int, op_of
 from ..compiler.types import Dim, Shape, same_dim
 
@@ -26,7 +27,9 @@ def assumptions(node: Node) -> Iterator[Pair]:
 
 def _pairs(node: Node) -> Iterator[Pair]:
     shapes = [v.type.dims for v in node.inputs if v is not None]
-    if op_of(node).pointwise and len(shapes) > 1:
+    if node.op in quantization.OPS:
+        yield from _slices(node, shapes)
+    elif op_of(node).pointwise and len(shapes) > 1:
         yield from _broadcast(shapes)
     elif node.op in ("MatMul", "optc.MatMul"):
         yield from _matmul(node, shapes)
@@ -39,6 +42,13 @@ def _pairs(node: Node) -> Iterator[Pair]:
     elif node.op in ("Conv", "optc.Conv"):
         channels = shapes[0][1 if node.op == "Conv" else -1]
         yield channels, shapes[1][1] * attr_int(node, "group", 1)
+
+
+def _slices(node: Node, shapes: Sequence[Shape]) -> Iterator[Pair]:
+    """A scale a slice along the axis, where it is neither one for all nor one a block."""
+    x, scale = shapes[:2]
+    if len(scale) == 1 and not _is_one(scale[0]) and not attr_int(node, "block_size", 0):
+        yield x[attr_int(node, "axis", 1) % len(x)], scale[0]
 
 
 def _is_one(dim: Dim) -> bool:

@@ -69,4 +69,4 @@ def _takes_in(graph: Graph, use: Use) -> bool:
 
 
 def _converts(node: Node) -> bool:
-    return op_of(node).pointwise or node.op == "QuantizeLinear" or node.op in READS_BYTES
+    return op_of(node).pointwise or node.op in READS_BYTES
