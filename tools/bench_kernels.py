@@ -77,7 +77,7 @@ def _time(call: Callable[[], Any], repeat: int, clock: Callable[[], float]) -> f
     return (clock() - start) / repeat
 
 
-def _session(
+def session(
     node: Any, inputs: dict[str, np.ndarray], constants: dict[str, np.ndarray], threads: int
 ) -> Callable[[], None]:
     """A call of a one-node model whose inputs and output stay bound."""
@@ -85,7 +85,8 @@ def _session(
     out = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
     tensors = [numpy_helper.from_array(v, k) for k, v in constants.items()]
     graph = helper.make_graph([node], "g", values, [out], tensors)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -125,7 +126,7 @@ def conv_layer(
         node = helper.make_node(
             "Conv", ["x", "w"], ["y"], kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=[pad] * 4, group=group
         )
-        return _session(node, {"x": _random(1, c_in, *size)}, {"w": w}, threads)
+        return session(node, {"x": _random(1, c_in, *size)}, {"w": w}, threads)
 
     def ours(target: Target, threads: int) -> Callable[[], None]:
         template: Any = depthwise if spec.depthwise else conv
@@ -149,7 +150,7 @@ def matmul_layer(name: str, spec: MatmulSpec) -> Layer:
         b_plain = np.ascontiguousarray(b.swapaxes(-1, -2)) if spec.trans_b else b
         node = helper.make_node("MatMul", ["a", "b"], ["y"])
         inputs, constants = ({"a": a}, {"b": b_plain}) if spec.constant_b else ({"a": a, "b": b_plain}, {})
-        return _session(node, inputs, constants, threads)
+        return session(node, inputs, constants, threads)
 
     def ours(target: Target, threads: int) -> Callable[[], None]:
         plan = next(iter(matmul.plans(spec, target)))
