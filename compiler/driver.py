@@ -39,7 +39,7 @@ def compile(
     bf16: bool = False,
     fp16: bool = False,
     calibration: Iterable[Any] | None = None,
-    calibration_method: str = "mse",
+    calibration_method: str = "auto",
     accuracy_budget: float | None = None,
     metric: Metric | None = None,
     weights: str | None = None,
@@ -165,10 +165,9 @@ def shrunk(
 
         notes += prune(graph, options.prune).lines()
     if options.int8:
-        from ..passes.quantization.observers import Method
         from ..passes.quantization.quantize import Recipe, quantize
 
-        recipe = Recipe(cast(Method, options.calibration_method), budget=options.accuracy_budget)
+        recipe = Recipe(cast(Any, options.calibration_method), budget=options.accuracy_budget)
         notes += quantize(graph, calibration, recipe, progress=say).lines()
     if late:
         fix_shapes(graph, options.shapes)

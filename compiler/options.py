@@ -12,7 +12,7 @@ import numpy as np
 from .errors import UnsupportedError, UsageError
 
 FALLBACKS = ("onnxruntime",)
-RANGES = ("mse", "percentile", "average", "minmax", "entropy")
+RANGES = ("auto", "mse", "percentile", "average", "minmax", "entropy")
 """Ways to choose the range that 8 bits span (passes/quantization/observers.py)."""
 
 Run = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
@@ -39,7 +39,7 @@ class Options:
     int8: bool = False
     bf16: bool = False
     fp16: bool = False
-    calibration_method: str = "mse"
+    calibration_method: str = "auto"
     accuracy_budget: float | None = None
     weights: str | None = None
 

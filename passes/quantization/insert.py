@@ -7,12 +7,11 @@ which ONNX Runtime, OpenVINO and TensorRT read as well as our own backend.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from ...compiler.ir import Attr, Graph, Loc, Node, Value
-from .integers import dequantized
+from ...compiler.ir import Attr, Graph, Loc, Node, Use, Value
 from .placement import Placement
 
 _BIAS_LIMIT = 2**30
@@ -33,6 +32,26 @@ class Weights:
 
     data: np.ndarray
     scale: np.ndarray
+
+    def floats(self, axis: int) -> np.ndarray:
+        """What they stand for; `axis` counts the output channels."""
+        shape = [1] * self.data.ndim
+        shape[axis] = -1
+        return np.asarray(self.data * self.scale.reshape(shape), np.float32)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A quantization of a float graph: the grid of each value, the weights of layers that are not just rounded to
+    nearest, and what is added to the biases of layers, f64 [output channels]."""
+
+    grids: Mapping[Value, Affine]
+    weights: Mapping[Node, Weights] = field(default_factory=dict)
+    shifts: Mapping[Node, np.ndarray] = field(default_factory=dict)
+
+    def weights_of(self, node: Node) -> Weights:
+        """The integers of a layer's weights."""
+        return self.weights.get(node) or rounded_weights(node, self.grids[node.operand(0)].scale)
 
 
 def channel_axis(node: Node) -> int:
@@ -67,18 +86,78 @@ def round_to(array: np.ndarray, scale: np.ndarray, axis: int) -> np.ndarray:
     return np.asarray(np.clip(np.rint(array / scale.reshape(shape)), -127, 127), np.int8)
 
 
-def insert(
-    graph: Graph, placement: Placement, grids: Mapping[Value, Affine], weights: Mapping[Node, Weights] | None = None
-) -> None:
-    """Quantizes `graph` in place. `weights` replaces the rounding to nearest for the layers it has."""
+def insert(graph: Graph, placement: Placement, choice: Choice) -> None:
+    """Quantizes `graph` in place."""
+    weights = {node: choice.weights_of(node) for node in placement.layers}
+    scales = {node: np.float32(choice.grids[node.operand(0)].scale) for node in placement.layers}
     for value in placement.values:
-        _quantize_value(graph, value, placement, grids[value])
+        _quantize_value(graph, value, placement, choice.grids[value])
     for node in placement.layers:
-        x = dequantized(node.operand(0))
-        assert x is not None
-        scale = x.scale[0]
-        chosen = (weights or {}).get(node) or rounded_weights(node, float(scale))
-        _quantize_weights(graph, node, chosen, scale)
+        if node in choice.shifts:
+            _shift_bias(graph, node, choice.shifts[node])
+        _quantize_weights(graph, node, weights[node], scales[node])
+
+
+def applied(graph: Graph, placement: Placement, choice: Choice) -> Graph:
+    """A quantized copy; values that the choice has no grid for stay float."""
+    copies: dict[Value, Value] = {}
+    copy = graph.clone(copies)
+    nodes = {n: m for n, m in zip(graph.nodes, copy.nodes, strict=True)}
+    readers = {
+        copies[v]: tuple(Use(nodes[u.user] if isinstance(u.user, Node) else copy, u.slot) for u in uses)
+        for v, uses in placement.readers.items()
+    }
+    groups = (tuple(copies[v] for v in group if v in choice.grids) for group in placement.groups)
+    layers = tuple(nodes[n] for n in placement.layers)
+    moved = Choice(
+        {copies[v]: grid for v, grid in choice.grids.items()},
+        {nodes[n]: w for n, w in choice.weights.items()},
+        {nodes[n]: s for n, s in choice.shifts.items()},
+    )
+    insert(copy, Placement(layers, tuple(g for g in groups if g), readers), moved)
+    return copy
+
+
+def quantized_operands(node: Node, choice: Choice) -> dict[int, Affine | np.ndarray]:
+    """What a layer computes with under a choice, by slot: its input's grid, and its weights as floats again."""
+    chosen = choice.weights_of(node)
+    return {0: choice.grids[node.operand(0)], 1: chosen.floats(channel_axis(node))}
+
+
+def bias_place(node: Node) -> tuple[Node, int] | None:
+    """The operand that is, or may become, a layer's bias [output channels]: its own, or a following Add's constant.
+    None if there is no such place."""
+    channels = _channels(node)
+    if node.op != "MatMul":
+        bias = node.input(2)
+        grouped = node.op == "ConvTranspose" and node.attrs.get("group", 1) != 1  # `channels` are those of one group
+        return (node, 2) if not grouped and (bias is None or _is_row(bias, channels)) else None
+    add = node.output.single_user
+    if add is None or add.op != "Add":
+        return None
+    slot = 1 if add.operand(0) is node.output else 0
+    return (add, slot) if _is_row(add.operand(slot), channels) else None
+
+
+def _channels(node: Node) -> int:
+    """Output channels of a layer (within a group, for ConvTranspose)."""
+    return int(node.operand(1).type.static_shape[channel_axis(node)])
+
+
+def _is_row(value: Value, channels: int) -> bool:
+    """A constant, one element an output channel along the last axis."""
+    return value.data is not None and value.data.size == channels == (value.type.dims or (0,))[-1]
+
+
+def _shift_bias(graph: Graph, node: Node, shift: np.ndarray) -> None:
+    place = bias_place(node)
+    assert place is not None
+    user, slot = place
+    old = user.input(slot)
+    shape = shift.shape if old is None else old.type.dims
+    data = shift if old is None or old.data is None else old.data.reshape(-1) + shift
+    hint = f"{node.name}.bias" if old is None else old.name
+    graph.set_input(user, slot, graph.constant(data.astype(np.float32).reshape(shape), hint))
 
 
 def _quantize_value(graph: Graph, value: Value, placement: Placement, grid: Affine) -> None:

@@ -32,7 +32,7 @@ def command(
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Compile even if the result is cached.")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="Quantize to 8-bit integers.")] = False,
     calib: CalibrationData = None,
-    calib_method: CalibrationMethod = "mse",
+    calib_method: CalibrationMethod = "auto",
     accuracy_budget: AccuracyBudget = None,
     weights: Annotated[str | None, typer.Option(help="Compress weights only, e.g. int8 or int4:block=32.")] = None,
     bf16: Annotated[bool, typer.Option("--bf16", help="Not in this version.")] = False,

@@ -30,7 +30,7 @@ def command(
     model: Annotated[Path, typer.Argument(help="The ONNX model.", metavar="MODEL.onnx")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the result.")],
     calib: CalibrationData = None,
-    calib_method: CalibrationMethod = "mse",
+    calib_method: CalibrationMethod = "auto",
     accuracy_budget: AccuracyBudget = None,
     shape: Shapes = None,
     prune: Annotated[str | None, typer.Option(help="Prune first, e.g. channels=50%.")] = None,
