@@ -35,7 +35,7 @@ def type_of(text: str) -> TensorType:
             {"channels_last": 1},
             "i8:N,6,6,4",
         ),
-        ("QLinearWhere", ["bool:N,1", *["u8:8", "f32:", "u8:", "u8:", "f32:", "u8:", "f32:", "u8:"]], {}, "u8:N,8"),
+        ("QLinearWhere", ["bool:N,1", "u8:8", "f32:", "u8:", "u8:", "f32:", "u8:", "f32:", "u8:"], {}, "u8:N,8"),
         ("DynamicQuantizeLSTM", ["f32:T,N,8", "i8:1,8,48", "i8:1,12,48"], {"hidden_size": 12}, "f32:T,1,N,12"),
         ("QLinearConcat", ["f32:", "u8:", "u8:N,2", "f32:", "u8:", "u8:N,3", "f32:", "u8:"], {"axis": 1}, "u8:N,5"),
         ("MatMulIntegerToFloat", ["u8:N,8", "i8:8,6", "f32:", "f32:", "u8:", "i8:"], {}, "f32:N,6"),
