@@ -6,12 +6,12 @@ products a lane. pmaddubsw, which would take bytes before VNNI, saturates its su
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from tvm import tirx
 
-from ..kernels.builder import Dim, Expr, KernelBuilder, splat
+from ..kernels.builder import Dim, Expr, KernelBuilder, floordiv, known, pieces, splat
 from ..kernels.tile import Arithmetic
 from ..target import Target
 
@@ -46,6 +46,7 @@ class Dot4(Arithmetic):
     """vpdpbusd: four products a step, as many instructions as float32 needs for one."""
 
     a: str = "uint8"
+    held: str = "uint8"
     b: str = "int8"
     sum: str = "int32"
     depth: int = 4
@@ -60,22 +61,48 @@ class Dot4(Arithmetic):
 
 @dataclass(frozen=True)
 class Dot2(Arithmetic):
-    """pmaddwd: two products a step, in a multiply and an add. Both operands are widened in registers."""
+    """pmaddwd: two products a step, in a multiply and an add. A is widened when it is copied, as each of its elements
+    is read once a panel; B in registers, as it is read from further away. `width` is the int16 in a vector."""
 
     a: str = "uint8"
+    held: str = "int16"
     b: str = "int8"
     sum: str = "int32"
     depth: int = 2
     cost: float = 1.0
     latency: float = 1.0
-    prepare: float = 0.67
+    prepare: float = 0.33
     scratch: int = 1
+    width: int = 8
+
+    def copy(self, kb: KernelBuilder, to: Expr, to_at: Dim, a: Expr, at: Dim, count: Dim) -> None:
+        def widen(start: Dim, lanes: int) -> None:
+            value = tirx.Cast(_vector("int16", lanes), kb.load(a, at + start, lanes))
+            kb.store(to, to_at + start, value, lanes)
+
+        self._each(kb, count, widen)
+
+    def blank(self, kb: KernelBuilder, to: Expr, at: Dim, count: Dim, value: Expr | None) -> None:
+        wide = tirx.const(0, "int16") if value is None else tirx.Cast("int16", value)
+        self._each(kb, count, lambda start, lanes: kb.store(to, at + start, splat(wide, lanes), lanes))
+
+    def _each(self, kb: KernelBuilder, count: Dim, emit: Callable[[Dim, int], None]) -> None:
+        """Covers `count` elements: `emit(start, elements)`, by vectors, then by what is left."""
+        count = known(count)
+        whole = floordiv(count, self.width)
+        with kb.loop(whole, "v") as v:
+            emit(v * self.width, self.width)
+        done = whole * self.width
+        if isinstance(count, int):
+            for start, lanes in pieces(count - done, self.width):
+                emit(done + start, lanes)
+            return
+        with kb.loop(count - done, "rest") as rest:
+            emit(done + rest, 1)
 
     def element(self, kb: KernelBuilder, a: Expr, at: Dim, count: int, lanes: int) -> Expr:
-        if count == 2:
-            pairs = splat(tirx.reinterpret("uint16", kb.load(a, at, 2)), lanes)
-            return tirx.Cast(f"int16x{2 * lanes}", tirx.reinterpret(f"uint8x{2 * lanes}", pairs))
-        return tirx.reinterpret(f"int16x{2 * lanes}", splat(bytes_of(kb, a, at, 1), lanes))
+        pair = tirx.Cast("int32", kb.load(a, at)) if count == 1 else tirx.reinterpret("int32", kb.load(a, at, 2))
+        return tirx.reinterpret(f"int16x{2 * lanes}", splat(pair, lanes))
 
     def column(self, kb: KernelBuilder, b: Expr, at: Dim, lanes: int) -> Expr:
         return tirx.Cast(f"int16x{2 * lanes}", kb.load(b, at, 2 * lanes))
@@ -89,7 +116,7 @@ def arithmetic(target: Target) -> Arithmetic:
     wide = target.lanes == 16
     if target.has("avx512vnni") if wide else target.has("avxvnni"):
         return Dot4()
-    return Dot2(cost=1.0 if wide else 0.67)
+    return Dot2(cost=0.67 if target.lanes == 8 else 1.0, width=2 * target.lanes)
 
 
 def interleave(rows: Sequence[Expr], lanes: int) -> Expr:
@@ -107,6 +134,10 @@ def interleave(rows: Sequence[Expr], lanes: int) -> Expr:
     words = tirx.Shuffle([joined], _indices(4 * i + part for part in range(4) for i in range(4)))
     within = [4 * i + byte for byte in range(4) for i in range(4)]
     return tirx.Shuffle([_as_is("uint8x64", words)], _indices(16 * part + i for part in range(4) for i in within))
+
+
+def _vector(dtype: str, lanes: int) -> str:
+    return dtype if lanes == 1 else f"{dtype}x{lanes}"
 
 
 def _indices(values: Iterable[int]) -> list[Expr]:

@@ -149,7 +149,7 @@ def plans(spec: ConvSpec, target: Target, arithmetic: Arithmetic = F32) -> Itera
     g = _Geometry.of(spec)
     height = max(1, guess(g.out[1]))
     workers = target.num_cores if spec.macs >= matmul.PARALLEL_MACS * arithmetic.depth else 1
-    a_size, b_size = itemsize(arithmetic.a), itemsize(arithmetic.b)
+    a_size, b_size = itemsize(arithmetic.held), itemsize(arithmetic.b)
     row_bytes = a_size * guess(g.pitch) * g.kernel[0]
     for tile, th, tw, taps, clip in _pixel_tiles(spec, g, target, arithmetic)[:8]:
         panels = -(-spec.c_out // spec.group // tile.panel)
@@ -182,7 +182,8 @@ def pack_weights(array: np.ndarray, spec: ConvSpec, plan: ConvPlan | MatmulPlan)
 def build(
     spec: ConvSpec, plan: ConvPlan | MatmulPlan, epilogue: Epilogue | None = None, border: Expr | None = None
 ) -> Any:
-    """The kernel. Params: x, packed weights, the epilogue's buffers, y, and the workspace if there is padding.
+    """The kernel. Params: x, packed weights, the epilogue's buffers, y, and the workspace if there is padding or the
+    arithmetic reads a copy of x.
 
     `border` is the byte around the image, 0 if absent; it may be read from one of the epilogue's buffers.
     """
@@ -207,12 +208,12 @@ def build(
         image = kb.let(floordiv(number, strips * plan.groups), "image")
         _strip(kb, spec, plan, g, source, scratch, border, kb.flat(w), output, image, strip, group)
 
-    if not g.padded:
+    if not g.padded and not kind.copies:
         with kb.loop(tasks, "task", parallel=plan.workers > 1) as number:
             task(number, None)
         return kb.finish(params)
     share = known(g.kernel[0] * g.rows(plan.strip) * g.pitch)
-    workspace = buffer(WORKSPACE, (plan.workers, share), kind.a)
+    workspace = buffer(WORKSPACE, (plan.workers, share), kind.held)
     with kb.loop(plan.workers, "worker", parallel=plan.workers > 1) as worker:
         first = kb.let(floordiv(worker * tasks, plan.workers), "first")
         count = kb.let(floordiv((worker + 1) * tasks, plan.workers) - first, "count")
@@ -367,7 +368,8 @@ def _strip(
     else:
         source, origin = scratch
         plane = known(g.rows(plan.strip) * g.pitch)
-        _copy_strip(kb, spec, g, x, source, origin, border, n, oz, top, g.rows(plan.strip))
+        kind = plan.tile.arithmetic
+        _copy_strip(kb, spec, g, kind, x, source, origin, border, n, oz, top, g.rows(plan.strip))
     planes = (g.kernel[0], g.dilations[0] * plane)
     lines = (g.kernel[1], g.dilations[1] * g.pitch)
     count, length = spec.runs
@@ -446,6 +448,7 @@ def _copy_strip(
     kb: KernelBuilder,
     spec: ConvSpec,
     g: _Geometry,
+    kind: Arithmetic,
     x: Expr,
     scratch: Expr,
     origin: Dim,
@@ -459,10 +462,7 @@ def _copy_strip(
     c = spec.c_in
 
     def blank(at: Dim, count: Dim) -> None:
-        if border is None:
-            kb.zero(scratch, at, count)
-        else:
-            kb.fill(scratch, at, count, border)
+        kind.blank(kb, scratch, at, count, border)
 
     left = g.begin[2] * c
     row = known(g.size[2] * c)
@@ -476,7 +476,7 @@ def _copy_strip(
         def copy() -> None:
             if left:
                 blank(to, left)
-            kb.copy(scratch, to + left, x, ((n * g.size[0] + iz) * g.size[1] + iy) * row, row)
+            kind.copy(kb, scratch, to + left, x, ((n * g.size[0] + iz) * g.size[1] + iy) * row, row)
             if not isinstance(right, int) or right:
                 blank(to + left + row, right)
 

@@ -89,13 +89,15 @@ class MatmulSpec:
 @dataclass(frozen=True)
 class MatmulPlan:
     """`row_block` rows of A (a multiple of the tile's) stay in L2 while the panels of B pass; `groups` parts of the
-    panels are separate tasks; panels are fetched `ahead` steps of k before their use (0: not)."""
+    panels are separate tasks; panels are fetched `ahead` steps of k before their use (0: not); `workers` tasks at a
+    time have scratch memory where the arithmetic copies A."""
 
     tile: RegisterTile
     row_block: int
     groups: int
     parallel: bool
     ahead: int = 0
+    workers: int = 1
 
 
 def guess(dim: Dim) -> int:
@@ -109,7 +111,7 @@ def plans(spec: MatmulSpec, target: Target, arithmetic: Arithmetic = F32) -> Ite
     columns = static(spec.n) or 1 << 12
     macs = spec.macs
     choices = tiles(static(spec.m), columns, guess(spec.k), target, arithmetic=arithmetic)
-    a_size, b_size = itemsize(arithmetic.a), itemsize(arithmetic.b)
+    a_size, b_size = itemsize(arithmetic.held), itemsize(arithmetic.b)
     if not spec.constant_b:
         choices = tuple(t for t in choices if _reads_in_place(spec, t)) or choices
     for tile in choices[:8]:
@@ -128,7 +130,8 @@ def plans(spec: MatmulSpec, target: Target, arithmetic: Arithmetic = F32) -> Ite
                 blocks = -(-max(blocks, wanted) // wanted) * wanted
             elif panels >= wanted:
                 groups = wanted
-        yield MatmulPlan(tile, -(-row_tiles_ // blocks) * tile.rows, groups, parallel, ahead)
+        workers = target.num_cores if parallel else 1
+        yield MatmulPlan(tile, -(-row_tiles_ // blocks) * tile.rows, groups, parallel, ahead, workers)
 
 
 def packed_shape(spec: MatmulSpec, plan: MatmulPlan) -> tuple[Dim, Dim, int]:
@@ -156,7 +159,8 @@ def pack_panels(columns: np.ndarray, tile: RegisterTile) -> np.ndarray:
 def build(
     spec: MatmulSpec, plan: MatmulPlan, epilogue: Epilogue | None = None, rows: tuple[Dim, ...] | None = None
 ) -> Any:
-    """The kernel. Params: a, b (packed if constant), the epilogue's buffers, y, and the workspace if B varies.
+    """The kernel. Params: a, b (packed if constant), the epilogue's buffers, y, and the workspace if B varies or the
+    arithmetic reads a copy of A.
 
     `rows`: the dims that `a` and `y` have in place of `m`, where the rows of a matrix are pixels of an image.
     """
@@ -168,10 +172,14 @@ def build(
     y = buffer("y", (*(rows or (*full.batch, full.m)), full.n), result_dtype(epilogue, kind.sum))
     shape = packed_shape(spec, plan)
     extra = list(epilogue.buffers) if epilogue else []
+    scratch: Expr | None = None
     if spec.constant_b:
         b = buffer("b", shape, kind.b)
         params = [a, b, *extra, y]
         panels_of_b = kb.flat(b)
+        if kind.copies:
+            params.append(buffer(WORKSPACE, (plan.workers, _copied_rows(plan) * known(spec.k)), kind.held))
+            scratch = kb.flat(params[-1])
     elif _reads_in_place(spec, plan.tile):
         b = buffer("b", (*spec.batch_b, spec.k, spec.n))
         params = [a, b, *extra, y]
@@ -182,7 +190,8 @@ def build(
         params = [a, b, *extra, y, workspace]
         panels_of_b = kb.flat(workspace)
         _pack(kb, spec, plan, kb.flat(b), panels_of_b)
-    _multiply(kb, spec, plan, kb.flat(a), panels_of_b, Output(kb.flat(y), spec.n, epilogue, spec.n))
+    output = Output(kb.flat(y), spec.n, epilogue, spec.n)
+    _multiply(kb, spec, plan, kb.flat(a), panels_of_b, output, scratch)
     return kb.finish(params)
 
 
@@ -207,7 +216,15 @@ def _reads_in_place(spec: MatmulSpec, tile: RegisterTile) -> bool:
     return not spec.constant_b and not spec.trans_b and n is not None and n % tile.panel == 0
 
 
-def _multiply(kb: KernelBuilder, spec: MatmulSpec, plan: MatmulPlan, a: Expr, b: Expr, output: Output) -> None:
+def _copied_rows(plan: MatmulPlan) -> int:
+    """Rows of A in a block at most: the last one has the rows that fill no tile, too."""
+    return plan.row_block + plan.tile.rows - 1
+
+
+def _multiply(
+    kb: KernelBuilder, spec: MatmulSpec, plan: MatmulPlan, a: Expr, b: Expr, output: Output, scratch: Expr | None
+) -> None:
+    """All products; with `scratch`, each worker copies the rows of its block there."""
     m, k = known(spec.m), known(spec.k)
     panels, steps, width = packed_shape(spec, plan)
     blocks = ceildiv(maximum(floordiv(m, plan.tile.rows), 1), plan.row_block // plan.tile.rows)
@@ -217,12 +234,18 @@ def _multiply(kb: KernelBuilder, spec: MatmulSpec, plan: MatmulPlan, a: Expr, b:
     matrix, panel_size, pitch = (
         (k * spec.n, width, spec.n) if in_place else (panels * steps * width, steps * width, width)
     )
-    with kb.loop(known(batch * blocks * plan.groups), "task", parallel=plan.parallel) as task:
+
+    def run(task: Expr, copy_at: Dim) -> None:
         group = kb.let(floormod(task, plan.groups), "group")
         block = kb.let(floormod(floordiv(task, plan.groups), blocks), "block")
         outer = kb.let(floordiv(task, blocks * plan.groups), "outer")
         index = _unravel(kb, outer, spec.batch)
         a_base = kb.let(_ravel(index, spec.batch_a, spec.batch) * (m * k), "a_base")
+        source, base, start_row = a, a_base, i64(0)
+        if scratch is not None:
+            source, base, start_row = scratch, copy_at, kb.let(block * plan.row_block, "start_row")
+            count = kb.let(minimum(i64(_copied_rows(plan)), m - start_row), "count")
+            plan.tile.arithmetic.copy(kb, scratch, copy_at, a, a_base + start_row * k, count * k)
         b_base = kb.let(_ravel(index, spec.batch_b, spec.batch) * matrix, "b_base")
         mine = known(minimum(per_group, panels - group * per_group)) if plan.groups > 1 else panels
         with kb.loop(mine, "p") as p:
@@ -230,15 +253,27 @@ def _multiply(kb: KernelBuilder, spec: MatmulSpec, plan: MatmulPlan, a: Expr, b:
 
             def one(start: Dim, count: int) -> None:
                 steps = (1, m) if spec.trans_a else (k, 1)
-                rows = Rows(a_base + start * steps[0], [i * steps[0] for i in range(count)])
+                rows = Rows(base + (start - start_row) * steps[0], [i * steps[0] for i in range(count)])
                 out_rows = [kb.let(outer * m + start, "out_row") + i for i in range(count)]
                 tile_to_output(
-                    kb, replace(plan.tile, rows=count), a, rows, Run((), k, steps[1]),
+                    kb, replace(plan.tile, rows=count), source, rows, Run((), k, steps[1]),
                     Panels(b, b_base + number * panel_size, pitch, plan.ahead), number, output, out_rows,
                     lambda i: [out_rows[0] + i] if _is_flat(output) else [*index, start + i],
                 )  # fmt: skip
 
             row_tiles(kb, plan.tile.rows, m, one, block, plan.row_block)
+
+    tasks = known(batch * blocks * plan.groups)
+    if scratch is None:
+        with kb.loop(tasks, "task", parallel=plan.parallel) as task:
+            run(task, 0)
+        return
+    with kb.loop(plan.workers, "worker", parallel=plan.workers > 1) as worker:
+        first = kb.let(floordiv(worker * tasks, plan.workers), "first")
+        mine = kb.let(floordiv((worker + 1) * tasks, plan.workers) - first, "mine")
+        copy_at = kb.let(worker * (_copied_rows(plan) * k), "copy_at")
+        with kb.loop(mine, "task") as task:
+            run(kb.let(first + task, "number"), copy_at)
 
 
 def _is_flat(output: Output) -> bool:

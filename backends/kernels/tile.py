@@ -42,13 +42,16 @@ LINE_BYTES = 64
 class Arithmetic:
     """What one step of a tile does in each lane: `sum += Σ_i a[i] * b[lane][i]` for i < `depth`; here in float32.
 
-    `a`, `b`, `sum` are the dtypes. A panel of B holds, for each step, `depth` elements of its first column, then of its
-    second...; a run of A whose length is no multiple of `depth` ends in a step of fewer, with zeros in B for the rest.
-    `cost` is in cycles per accumulator and step, `latency` from one step of an accumulator to its next, `prepare` per
-    element of A and vector of B beyond loading it, `scratch` the registers it needs besides the tile's.
+    `a`, `b`, `sum` are the dtypes; `held` is that of A where the tile reads it: one other than `a` means that kernels
+    first copy what they read of A into scratch memory, by `copy`. A panel of B holds, for each step, `depth` elements
+    of its first column, then of its second...; a run of A whose length is no multiple of `depth` ends in a step of
+    fewer, with zeros in B for the rest. `cost` is in cycles per accumulator and step, `latency` from one step of an
+    accumulator to its next, `prepare` per vector of B beyond loading it, `scratch` the registers it needs besides the
+    tile's.
     """
 
     a: str = "float32"
+    held: str = "float32"
     b: str = "float32"
     sum: str = "float32"
     depth: int = 1
@@ -65,6 +68,22 @@ class Arithmetic:
     def steps(self, length: Dim) -> Dim:
         """Steps that a run of A of this length takes."""
         return ceildiv(known(length), self.depth) if self.depth > 1 else length
+
+    @property
+    def copies(self) -> bool:
+        """Whether A is read from a copy in scratch memory."""
+        return self.held != self.a
+
+    def copy(self, kb: KernelBuilder, to: Expr, to_at: Dim, a: Expr, at: Dim, count: Dim) -> None:
+        """Copies `count` elements of A to where the tile reads them."""
+        kb.copy(to, to_at, a, at, count)
+
+    def blank(self, kb: KernelBuilder, to: Expr, at: Dim, count: Dim, value: Expr | None) -> None:
+        """Sets `count` elements that the tile reads to `value`, a byte, or to zero."""
+        if value is None:
+            kb.zero(to, at, count)
+        else:
+            kb.fill(to, at, count, value)
 
     def element(self, kb: KernelBuilder, a: Expr, at: Dim, count: int, lanes: int) -> Expr:
         """`count` (at most `depth`) elements of A in all lanes."""
@@ -108,7 +127,7 @@ class RegisterTile:
         share them.
         """
         operands = (self.rows if reads is None else reads) + self.vectors
-        work = self.rows * self.vectors * self.arithmetic.cost + operands * self.arithmetic.prepare
+        work = self.rows * self.vectors * self.arithmetic.cost + self.vectors * self.arithmetic.prepare
         fetch = self.arithmetic.lane_bytes * self.panel / L2_BYTES_PER_CYCLE if far else 0.0
         return max(work, operands / 2, fetch, self.arithmetic.latency) + 0.2
 
