@@ -28,6 +28,7 @@ from ..builder import (
     floormod,
     i64,
     known,
+    maximum,
     minimum,
     product,
     result_dtype,
@@ -230,7 +231,7 @@ class _Emitter:
             for *_, at in places:
                 kb.store(sums, at, splat(0.0, tile.lanes), tile.lanes)
 
-        def step(k: Dim, _number: Dim, columns: Sequence[Expr]) -> None:
+        def step(k: Dim, _b: Dim, columns: Sequence[Expr]) -> None:
             for i, j, at in places:
                 element = splat(kb.load(self.a, (start + i) * self.spec.k + k), tile.lanes)
                 kb.store(part, at, kb.load(part, at, tile.lanes) + element * columns[j], tile.lanes)
@@ -286,16 +287,17 @@ class _Emitter:
     # --- many rows -----------------------------------------------------------------------------------------------
 
     def decoded(self, scratch: Any, task: Expr, block: Expr, number: Expr) -> None:
-        """A block of rows times one panel, which is decoded first."""
+        """A block of rows times one panel, which is decoded first; nothing where there are fewer blocks."""
         kb, spec, tile = self.kb, self.spec, self.plan.tile
         base = kb.let(task * (spec.k * tile.panel), "base")
+        m = known(spec.m)
+        tiles = maximum(floordiv(m, tile.rows), 1)
+        per_block = ceildiv(tiles, self.plan.blocks)
 
         def keep(k: Dim, b: Dim, columns: Sequence[Expr]) -> None:
             for j, column in enumerate(columns):
                 at = base + (k * tile.panel + j * tile.lanes)
                 kb.store(scratch, at, column * self._scale(number, b, j), tile.lanes)
-
-        self._blocks(lambda b, length: self._walk(number, b, length, keep))
 
         def rows(start: Dim, count: int) -> None:
             out_rows = [start + i for i in range(count)]
@@ -305,9 +307,9 @@ class _Emitter:
                 number, self.output, out_rows, lambda i: self._index(start + i),
             )  # fmt: skip
 
-        m = known(spec.m)
-        per_block = ceildiv(ceildiv(m, tile.rows), self.plan.blocks) * tile.rows
-        row_tiles(kb, tile.rows, m, rows, block, per_block if self.plan.blocks > 1 else None)
+        with kb.when(block * per_block < tiles if self.plan.blocks > 1 else True):
+            self._blocks(lambda b, length: self._walk(number, b, length, keep))
+            row_tiles(kb, tile.rows, m, rows, block, per_block * tile.rows if self.plan.blocks > 1 else None)
 
     # --- both ----------------------------------------------------------------------------------------------------
 

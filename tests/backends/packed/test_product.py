@@ -101,7 +101,7 @@ def test_batches_are_more_rows() -> None:
 @pytest.mark.parametrize(("groups", "blocks"), [(1, 1), (3, 1), (1, 3), (2, 2)])
 def test_tasks_cover_the_output(groups: int, blocks: int, threads: int) -> None:
     plan = PackedPlan(RegisterTile(5, 2, Target.host().lanes), groups, blocks, parallel=True, tabled=True)
-    cases = [(PackedSpec((size,), 170, 64, 4, 32), (m,)) for m in (2, 43) for size in (m, M)]
+    cases = [(PackedSpec((size,), 170, 64, 4, 32), (m,)) for m in (2, 22, 43) for size in (m, M)]
     check(cases, plan=plan, threads=threads)
 
 
