@@ -62,20 +62,23 @@ def channel_axis(node: Node) -> int:
 
 
 def rounded_weights(node: Node, activation_scale: float) -> Weights:
-    """Weights rounded to the nearest of 255 steps a channel.
-
-    A channel of zeros gets a scale all the same, and a channel whose bias would leave int32 a larger one.
-    """
+    """A layer's weights rounded to the nearest of 255 steps a channel, which are larger where otherwise the bias
+    would leave int32."""
     axis = channel_axis(node)
     array = np.asarray(node.operand(1).data, np.float32)
+    bias = node.input(2)
+    if bias is None or bias.data is None or bias.data.size != array.shape[axis]:
+        return nearest(array, axis)
+    return nearest(array, axis, np.abs(bias.data.astype(np.float64).reshape(-1)) / (_BIAS_LIMIT * activation_scale))
+
+
+def nearest(array: np.ndarray, axis: int, least: np.ndarray | float = 0.0) -> Weights:
+    """Weights rounded to the nearest of 255 steps along `axis`, of at least the sizes `least`. Zeros have a scale,
+    too."""
     others = tuple(i for i in range(array.ndim) if i != axis)
     scale = np.abs(array).max(others).astype(np.float64) / 127
     scale[scale == 0] = 1.0
-    bias = node.input(2)
-    if bias is not None and bias.data is not None and bias.data.size == scale.size:
-        least = np.abs(bias.data.astype(np.float64).reshape(-1)) / (_BIAS_LIMIT * activation_scale)
-        scale = np.maximum(scale, least)
-    scale32 = np.maximum(scale, np.finfo(np.float32).tiny).astype(np.float32)
+    scale32 = np.maximum(np.maximum(scale, least), np.finfo(np.float32).tiny).astype(np.float32)
     return Weights(round_to(array, scale32, axis), scale32)
 
 
@@ -87,11 +90,12 @@ def round_to(array: np.ndarray, scale: np.ndarray, axis: int) -> np.ndarray:
 
 
 def insert(graph: Graph, placement: Placement, choice: Choice) -> None:
-    """Quantizes `graph` in place."""
+    """Quantizes `graph` in place; values that the choice has no grid for stay float."""
     weights = {node: choice.weights_of(node) for node in placement.layers}
     scales = {node: np.float32(choice.grids[node.operand(0)].scale) for node in placement.layers}
     for value in placement.values:
-        _quantize_value(graph, value, placement, choice.grids[value])
+        if value in choice.grids:
+            _quantize_value(graph, value, placement, choice.grids[value])
     for node in placement.layers:
         if node in choice.shifts:
             _shift_bias(graph, node, choice.shifts[node])
@@ -99,7 +103,7 @@ def insert(graph: Graph, placement: Placement, choice: Choice) -> None:
 
 
 def applied(graph: Graph, placement: Placement, choice: Choice) -> Graph:
-    """A quantized copy; values that the choice has no grid for stay float."""
+    """A quantized copy."""
     copies: dict[Value, Value] = {}
     copy = graph.clone(copies)
     nodes = {n: m for n, m in zip(graph.nodes, copy.nodes, strict=True)}
@@ -107,14 +111,14 @@ def applied(graph: Graph, placement: Placement, choice: Choice) -> Graph:
         copies[v]: tuple(Use(nodes[u.user] if isinstance(u.user, Node) else copy, u.slot) for u in uses)
         for v, uses in placement.readers.items()
     }
-    groups = (tuple(copies[v] for v in group if v in choice.grids) for group in placement.groups)
+    groups = tuple(tuple(copies[v] for v in group) for group in placement.groups)
     layers = tuple(nodes[n] for n in placement.layers)
     moved = Choice(
         {copies[v]: grid for v, grid in choice.grids.items()},
         {nodes[n]: w for n, w in choice.weights.items()},
         {nodes[n]: s for n, s in choice.shifts.items()},
     )
-    insert(copy, Placement(layers, tuple(g for g in groups if g), readers), moved)
+    insert(copy, Placement(layers, groups, readers), moved)
     return copy
 
 

@@ -13,14 +13,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from ...compiler.errors import CalibrationError
 from ...compiler.ir import Graph, Node, Value
 from ...compiler.options import Calibration
 from ..base import PassContext
 from ..pipelines import simplify
-from .bias import Kept, shifts_of
+from .bias import shifts_of
+from .budget import JUDGED, walk
 from .calibrate import Collected, Progress, collect
 from .execute import Sample
 from .histogram import Histogram
@@ -28,7 +27,9 @@ from .insert import Choice, applied, insert
 from .observers import Method
 from .placement import Placement, place
 from .ranges import best_grids, grids_of
+from .report import Kept, QuantizeReport
 from .samples import checked
+from .smooth import smooth
 from .synthetic import Synthetic
 
 STUDIED = 16
@@ -38,62 +39,39 @@ STUDIED = 16
 @dataclass(frozen=True)
 class Recipe:
     """How to quantize. `method` chooses ranges (see observers.py; "auto": what costs least); layers named in
-    `float_layers` stay float; `correct_bias` is an algorithm that may be switched off; `budget` is the share of the
-    float model's score that int8 may cost, None: whatever it costs; `memory` bounds calibration, in bytes."""
+    `float_layers` stay float; `smooth` and `correct_bias` are algorithms that may be switched off; `budget` is the
+    share of the float model's score that int8 may cost, None: whatever it costs; `memory` bounds calibration, in
+    bytes."""
 
     method: Method | Literal["auto"] = "auto"
     float_layers: frozenset[str] = frozenset()
+    smooth: bool = True
     correct_bias: bool = True
     budget: float | None = None
     memory: int = 2 << 30
     threads: int = 1
 
 
-@dataclass
-class QuantizeReport:
-    """What was done, for the summary."""
-
-    layers: list[str]
-    values: int
-    samples: int
-    synthetic: bool = False
-    float_layers: frozenset[str] = frozenset()
-    notes: list[str] = field(default_factory=list)
-    steps: dict[str, dict[str, Kept]] = field(default_factory=dict)
-    """What each algorithm did, by layer and by the algorithm's name."""
-
-    def record(self, algorithm: str, steps: Mapping[Node, Kept]) -> None:
-        """Notes what an algorithm did to layers."""
-        for node, step in steps.items():
-            self.steps.setdefault(node.name, {})[algorithm] = step
-        gains = [s.after - s.before for s in steps.values() if s.kept]
-        if gains:
-            text = f"{algorithm}: kept in {len(gains)} of {len(steps)} layers"
-            self.notes.append(f"{text}, {np.mean(gains):+.1f} dB in the mean")
-
-    def lines(self) -> list[str]:
-        """For people."""
-        data = "synthetic samples: ACCURACY IS UNCHECKED, pass real ones" if self.synthetic else "samples"
-        return [
-            f"int8: {len(self.layers)} layers, {self.values} values, calibrated on {self.samples} {data}",
-            *self.notes,
-        ]
-
-
 @dataclass(frozen=True)
 class Study:
-    """A float graph, where and how it is to be quantized, and the samples on which that was decided."""
+    """A float graph, where and how it is to be quantized, the samples on which that was decided, those on which it may
+    be judged, and the distribution of each quantized value by name."""
 
     graph: Graph
     placement: Placement
     choice: Choice
     samples: tuple[Sample, ...]
     report: QuantizeReport
+    judged: tuple[Sample, ...] = ()
+    histograms: Mapping[str, Histogram] = field(default_factory=dict)
 
     def quantized(self, float_layers: Collection[str] = ()) -> Graph:
         """A quantized copy in which the layers of these names stay float too."""
-        placement = place(self.graph, {*self.report.float_layers, *float_layers}) if float_layers else self.placement
-        return applied(self.graph, placement, self.choice)
+        return applied(self.graph, self.placed(float_layers), self.choice)
+
+    def placed(self, float_layers: Collection[str] = ()) -> Placement:
+        """The placement in which the layers of these names stay float too."""
+        return place(self.graph, {*self.report.float_layers, *float_layers}) if float_layers else self.placement
 
 
 def quantize(
@@ -108,8 +86,16 @@ def quantize(
 
     Raises CalibrationError for samples that do not fit the model.
     """
+    recipe = recipe or Recipe()
     found = study(graph, calibration, recipe, state=state, progress=progress)
-    insert(graph, found.placement, found.choice)
+    placement = found.placement
+    if recipe.budget is not None:
+        steps = None if state is None else state.with_suffix(".budget.json")
+        metric = calibration.metric if calibration else None
+        walked = walk(found, recipe.budget, metric, found.judged, state=steps, say=progress)
+        placement = found.placed(walked.best.float_layers)
+        found.report.took(walked, placement)
+    insert(graph, placement, found.choice)
     return found.report
 
 
@@ -134,24 +120,32 @@ def study(
     if isinstance(samples, Iterator):
         samples = Rewound(samples)
     studied = few(samples, graph, STUDIED)
+    judged = few(samples, graph, JUDGED) if recipe.budget is not None and data.metric is None else studied
+    fit, judge = studied[::2], studied[1::2]
+    smoothed: dict[Node, Kept] = {}
+    if recipe.smooth and judge:
+        say("equalizing channels", 0.0)
+        smoothed = smooth(graph, placement, fit, judge)
+        placement = place(graph, recipe.float_layers)
     seen = observe(graph, placement.values, samples, recipe, state=state, key=data.key, progress=progress)
     layers = [n.name for n in placement.layers]
     report = QuantizeReport(layers, len(placement.values), seen.samples, seen.synthetic, recipe.float_layers)
+    report.record("channels equalized", smoothed)
 
     say("choosing ranges", 0.0)
     histograms = {name: h for name, each in seen.statistics.items() for h in each if isinstance(h, Histogram)}
     if recipe.method == "auto":
-        grids, method = best_grids(graph, placement, histograms, studied)
+        grids, method = best_grids(graph, placement, histograms, fit or judge)
         report.notes.append(f"ranges: {method}")
     else:
         grids = grids_of(placement, histograms, recipe.method)
     choice = Choice(grids)
-    if recipe.correct_bias and len(studied) > 1:
+    if recipe.correct_bias and judge:
         say("correcting biases", 0.0)
-        shifts, steps = shifts_of(graph, placement, choice, studied[::2], studied[1::2])
+        shifts, steps = shifts_of(graph, placement, choice, fit, judge)
         choice = replace(choice, shifts=shifts)
-        report.record("bias", steps)
-    return Study(graph, placement, choice, tuple(studied), report)
+        report.record("bias corrected", steps)
+    return Study(graph, placement, choice, tuple(studied), report, tuple(judged), histograms)
 
 
 def observe(

@@ -15,7 +15,7 @@ from optc.compiler.onnx.importer import import_model
 from optc.compiler.options import Calibration, Run
 from optc.passes.quantization.budget import Walk, walk
 from optc.passes.quantization.execute import Runner
-from optc.passes.quantization.quantize import Study, study
+from optc.passes.quantization.quantize import Recipe, Study, quantize, study
 from small_models import make_model
 
 Samples = list[dict[str, np.ndarray]]
@@ -137,3 +137,12 @@ def test_too_few_places_to_tell(found: Study, samples: Samples) -> None:
     few = [{"x": samples[0]["x"][:3]}]
     result: Walk = walk(found, 0.01, samples=few)
     assert "none may differ" in "\n".join(result.lines())
+
+
+def test_quantize_leaves_what_the_walk_chose(samples: Samples) -> None:
+    graph = import_model(one_bad_layer())
+    report = quantize(graph, Calibration(samples), Recipe(budget=0.05))
+    assert report.float_layers == {"bad"}
+    assert "bad" not in report.layers
+    assert len(report.layers) == 4
+    assert sum(n.op == "QuantizeLinear" for n in graph.nodes) == 4
