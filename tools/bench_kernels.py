@@ -17,13 +17,17 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
+from ..backends.cpu import lower
 from ..backends.jit import jit
 from ..backends.kernels import conv, depthwise, matmul
 from ..backends.kernels.conv import ConvSpec
 from ..backends.kernels.matmul import MatmulSpec
+from ..backends.steps import Kernel
 from ..backends.target import Target
+from ..compiler.ir import Value
+from ..compiler.text import parse_graph
 
 
 @dataclass(frozen=True)
@@ -81,8 +85,9 @@ def session(
     node: Any, inputs: dict[str, np.ndarray], constants: dict[str, np.ndarray], threads: int
 ) -> Callable[[], None]:
     """A call of a one-node model whose inputs and output stay bound."""
-    values = [helper.make_tensor_value_info(k, TensorProto.FLOAT, v.shape) for k, v in inputs.items()]
-    out = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    types = {k: helper.np_dtype_to_tensor_dtype(v.dtype) for k, v in inputs.items()}
+    values = [helper.make_tensor_value_info(k, types[k], v.shape) for k, v in inputs.items()]
+    out = helper.make_tensor_value_info("y", next(iter(types.values())), None)
     tensors = [numpy_helper.from_array(v, k) for k, v in constants.items()]
     graph = helper.make_graph([node], "g", values, [out], tensors)
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
@@ -162,6 +167,47 @@ def matmul_layer(name: str, spec: MatmulSpec) -> Layer:
     return Layer(f"{name} {shape}{' tb' if spec.trans_b else ''}", peer, ours)
 
 
+def integer_conv_layer(name: str, size: tuple[int, int], c_in: int, c_out: int, kernel: int, stride: int = 1) -> Layer:
+    """u8 in, u8 out: the sums are scaled by channel, cut at zero and quantized again, in the peer by QLinearConv."""
+    pad = kernel // 2
+    random = np.random.default_rng(0)
+    x = random.integers(0, 256, (1, *size, c_in), np.uint8)
+    w = random.integers(-127, 128, (c_out, c_in, kernel, kernel), np.int8)
+    scale = np.full(c_out, 1e-4, np.float32)
+    out = [(extent - 1) // stride + 1 for extent in size]
+    geometry = {"pads": [pad] * 4, "strides": [stride] * 2}
+
+    def peer(threads: int) -> Callable[[], Any]:
+        one, zero, w_zero = np.float32(1), np.uint8(0), np.zeros(c_out, np.int8)
+        operands = {"xs": one, "xz": zero, "w": w, "ws": scale, "wz": w_zero, "ys": one, "yz": zero}
+        constants = {key: np.asarray(value) for key, value in operands.items()} | {"b": np.zeros(c_out, np.int32)}
+        node = helper.make_node("QLinearConv", ["x", *constants], ["y"], kernel_shape=[kernel] * 2, **geometry)
+        return session(node, {"x": np.ascontiguousarray(x.transpose(0, 3, 1, 2))}, constants, threads)
+
+    def ours(target: Target, threads: int) -> Callable[[], None]:
+        shape = ",".join(map(str, (1, *out, c_out)))
+        graph = parse_graph(f"""graph g(%x: u8[1,{size[0]},{size[1]},{c_in}]) {{
+          %w: i8[{c_out},{c_in},{kernel},{kernel}] = const random(1)  %scale: f32[{c_out}] = const 1e-4
+          %one: f32[] = const 1  %zero: u8[] = const 0
+          %s: i32[{shape}] = optc.ConvInteger(%x, %w) {{pads={[pad] * 4}, strides={[stride] * 2}}}
+          %f = DequantizeLinear(%s, %scale) {{axis=3}}  %r = Relu(%f)  %y = QuantizeLinear(%r, %one, %zero)
+          return %y }}""")
+        (step,) = lower(graph, target).steps
+        if not isinstance(step, Kernel):
+            raise TypeError(f"{name}: expected one kernel, found {type(step).__name__}")
+        y = aligned(np.empty((1, *out, c_out), np.uint8))
+        arrays: list[np.ndarray] = []
+        for param in step.params:
+            if isinstance(param, np.ndarray):
+                arrays.append(aligned(param))
+            elif isinstance(param, Value):
+                arrays.append(y if param is step.outputs[0] else aligned(x if param.data is None else param.data))
+        call: Callable[[], None] = jit({"f": step.func}, target, threads)["f"].bind(*arrays)
+        return call
+
+    return Layer(f"{name} int8 {size[0]}x{size[1]} {c_in}>{c_out} k{kernel} s{stride}", peer, ours)
+
+
 def layers() -> Iterator[Layer]:
     """The layer shapes of ResNet-50, MobileNetV2, BERT-base and a text recogniser."""
     yield conv_layer("resnet", (224, 224), 3, 64, 7, 2)
@@ -169,6 +215,9 @@ def layers() -> Iterator[Layer]:
         yield conv_layer("resnet", (side, side), narrow, narrow, 3)
         yield conv_layer("resnet", (side, side), narrow, wide, 1)
         yield conv_layer("resnet", (side, side), wide, narrow, 1)
+        yield integer_conv_layer("resnet", (side, side), narrow, narrow, 3)
+        yield integer_conv_layer("resnet", (side, side), narrow, wide, 1)
+        yield integer_conv_layer("resnet", (side, side), wide, narrow, 1)
     yield conv_layer("resnet", (56, 56), 128, 128, 3, 2)
     yield conv_layer("resnet", (56, 56), 256, 512, 1, 2)
     yield conv_layer("resnet", (14, 14), 512, 512, 3, 2)
@@ -178,6 +227,7 @@ def layers() -> Iterator[Layer]:
         yield conv_layer("mobilenet dw", (side, side), c, c, 3, stride, c)
     for side, c_in, c_out in ((112, 16, 96), (56, 24, 144), (56, 144, 24), (28, 32, 192), (14, 96, 576), (7, 960, 320)):
         yield conv_layer("mobilenet", (side, side), c_in, c_out, 1)
+        yield integer_conv_layer("mobilenet", (side, side), c_in, c_out, 1)
     for n, k in ((768, 768), (3072, 768), (768, 3072)):
         yield matmul_layer("bert", MatmulSpec(128, n, k))
     yield matmul_layer("bert qk", MatmulSpec(128, 128, 64, (12,), (12,), constant_b=False))

@@ -14,6 +14,7 @@ import tvm_ffi
 from tvm import tirx
 
 from ...compiler.types import DType
+from ..isa.pack import PACKED_LANES, to_bytes
 from .bindings import bound
 
 Expr = Any
@@ -101,6 +102,13 @@ def cast_raw(value: Expr, dtype: str) -> Expr:
         return value
     lanes = lanes_of(value)
     return tirx.Cast(dtype if lanes == 1 else f"{dtype}x{lanes}", value)
+
+
+def narrowed(value: Expr, dtype: str) -> Expr:
+    """An int32 that lies within the range of `dtype`, in that type."""
+    if dtype == "uint8" and lanes_of(value) == PACKED_LANES:
+        return to_bytes(value)
+    return cast_raw(value, dtype)
 
 
 def bitcast(value: Expr, dtype: str) -> Expr:

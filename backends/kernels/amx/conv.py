@@ -7,13 +7,13 @@ A 1x1 convolution of stride 1 is a product over pixels. For any other, strips of
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ....compiler.errors import UnsupportedError
-from ...isa.amx import ROWS, U8_S8, TileType
+from ...isa.amx import COLUMNS, ROWS, U8_S8, TileType
 from ...target import Target
 from ..builder import (
     FEATURES,
@@ -36,7 +36,7 @@ from ..builder import (
 from ..conv import ConvSpec
 from ..matmul import MatmulSpec, guess
 from . import matmul
-from .matmul import MatmulPlan, blocks
+from .matmul import MatmulPlan, Shape, blocks
 from .strip import Strip, StripPlace
 from .tiles import Block, Columns, Output, Panel, Pipeline, Source, Tiles
 from .walk import Walk
@@ -57,7 +57,7 @@ class ConvPlan:
     width: int | None
     parts: int
     workers: int
-    kind: TileType = U8_S8
+    kind: TileType = field(default=U8_S8, repr=False)
 
 
 def applies(spec: ConvSpec, target: Target, kind: TileType = U8_S8) -> bool:
@@ -73,15 +73,24 @@ def plans(spec: ConvSpec, target: Target, kind: TileType = U8_S8) -> Iterator[Co
     if spec.pointwise:
         yield from matmul.plans(_as_matmul(spec, flat=True), target, kind)
         return
+    strip = Strip.of(spec, 1, None)
+    rows, width = max(1, guess(strip.out[1])), max(1, guess(strip.out[2]))
+    images, each = guess(spec.batch) * guess(strip.out[0]), spec.c_out // spec.group
+    walk = Walk.of(kind, strip.lengths())
+    depth = sum(walk.lengths)
     workers = target.num_cores if spec.macs >= matmul.PARALLEL_MACS else 1
-    out = Strip.of(spec, 1, None).out
-    rows = max(1, guess(out[1]))
-    pixels = rows * max(1, guess(out[2]))
-    for block in blocks(pixels, spec.c_out // spec.group):
-        strips = 1
-        if guess(spec.batch) * guess(out[0]) % workers:
-            strips = min(workers, rows)
-        yield ConvPlan(block, -(-rows // strips), None, 1, workers, kind)
+    row_bytes = guess(strip.pitch) * strip.unit * strip.kernel[0] * len(strip.residues)
+    for block in blocks(Shape(rows * width, each, depth, walk.steps, strip.kernel[1] * strip.kernel[2]), target):
+        strips = -(-rows * row_bytes // (target.l2 // 2))
+        parts, segment = 1, None
+        if images % workers:
+            if depth * each > rows * row_bytes and each >= workers * block.columns * COLUMNS:
+                parts = workers  # each reads its weights alone
+            elif rows == 1:
+                segment = -(-width // workers)
+            else:
+                strips = -(-strips // workers) * workers
+        yield ConvPlan(block, -(-rows // min(strips, rows)), segment, parts, workers, kind)
 
 
 def pack_weights(array: np.ndarray, spec: ConvSpec, plan: ConvPlan | MatmulPlan) -> np.ndarray:
@@ -139,7 +148,7 @@ class _Conv:
 
     def build(self) -> Any:
         kb, plan, strip = self.kb, self.plan, self.strip
-        strips, segments = ceildiv(strip.out[1], plan.rows), ceildiv(strip.out[2], 1)
+        strips = ceildiv(strip.out[1], plan.rows)
         segments = 1 if plan.width is None else ceildiv(strip.out[2], plan.width)
         tasks = known(self.spec.batch * strip.out[0] * strips * segments * plan.parts)
         pad = None if self.pad is None else kb.let(self.pad, "pad")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,14 @@ from .walk import Walk
 
 PARALLEL_MACS = 16_000_000
 """Products below this many multiply-adds (about 15 microseconds) run on one thread."""
+FEWEST_BLOCKS = 16
+"""Blocks of rows that a panel of B is worth fetching for."""
+L2_CYCLES = 30.0
+"""For a tile that comes from L2."""
+BLOCK_CYCLES = 40.0
+"""For a block, whatever it computes."""
+SUM_CYCLES = 85.0
+"""For the bias, the store and the epilogue of a tile of sums."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,7 @@ class MatmulPlan:
     chunk: int
     parts: int
     parallel: bool
-    kind: TileType = U8_S8
+    kind: TileType = field(default=U8_S8, repr=False)
 
 
 def applies(spec: MatmulSpec, target: Target, kind: TileType = U8_S8) -> bool:
@@ -58,37 +66,55 @@ def plans(spec: MatmulSpec, target: Target, kind: TileType = U8_S8) -> Iterator[
     """Legal plans, the best guess first. Raises UnsupportedError where none `applies`."""
     if not applies(spec, target, kind):
         raise UnsupportedError("no AMX kernel for this product", found=spec)
-    rows = guess(product((*spec.batch_a, spec.m)))
-    for block in blocks(rows, int(spec.n)):
-        count = -(-rows // (block.rows * ROWS))
-        parallel = rows * spec.n * spec.k >= PARALLEL_MACS and target.num_cores > 1
-        chunk = count
+    rows, n, k = guess(product((*spec.batch_a, spec.m))), int(spec.n), int(spec.k)
+    parallel = rows * n * k >= PARALLEL_MACS and target.num_cores > 1
+    for block in blocks(Shape(rows, n, k, walk_of(spec, kind).steps), target):
+        block_rows = block.rows * ROWS
+        count = -(-rows // block_rows)
+        # All rows pass a panel before the next one comes, as far as they and their results stay in L2.
+        chunk = min(count, max(FEWEST_BLOCKS, target.l2 // (block_rows * (n + k))))
         parts = 1
-        if parallel:
-            if count >= target.num_cores:
-                chunk = min(chunk, -(-count // target.num_cores))
-            else:
-                parts = target.num_cores
+        if parallel and n > rows:
+            parts = target.num_cores
+        elif parallel:
+            rounds = -(-count // (chunk * target.num_cores))
+            chunk = -(-count // (rounds * target.num_cores))
         yield MatmulPlan(block, chunk, parts, parallel, kind)
 
 
-def blocks(rows: int, columns: int) -> list[Block]:
-    """Blocks for a matrix of sums, the cheapest by estimate first."""
-    row_tiles, column_tiles = -(-rows // ROWS), -(-columns // COLUMNS)
-    found = {}
-    for r in range(1, min(6, row_tiles) + 1):
-        for c in range(1, min(6, column_tiles) + 1):
-            block = Block(r, c)
-            if block.fits:
-                full, rest = divmod(column_tiles, c)
-                per_step = full * _cycles(r, c) + (_cycles(r, rest) if rest else 0)
-                found[block] = -(-row_tiles // r) * per_step
-    return sorted(found, key=lambda b: (found[b], -b.sums, abs(b.rows - b.columns)))
+@dataclass(frozen=True)
+class Shape:
+    """A product for estimates: `reuse`: how often it reads an element of A for other columns of k (taps)."""
+
+    rows: int
+    columns: int
+    depth: int
+    steps: int
+    reuse: int = 1
 
 
-def _cycles(rows: int, columns: int) -> float:
-    """Cycles a step, as measured: 16 a product, 3 more a load."""
-    return 16.0 * rows * columns + 3.0 * (rows + columns)
+def blocks(shape: Shape, target: Target) -> list[Block]:
+    """Blocks for a product, the cheapest by estimate first."""
+    row_tiles, column_tiles = -(-shape.rows // ROWS), -(-shape.columns // COLUMNS)
+    choices = (Block(r, c) for r in range(1, min(6, row_tiles) + 1) for c in range(1, min(6, column_tiles) + 1))
+    return sorted((b for b in choices if b.fits), key=lambda b: (estimate(b, shape, target), -b.sums))
+
+
+def estimate(block: Block, shape: Shape, target: Target) -> float:
+    """Cycles of a product in blocks of this size. Constants as measured on Sapphire Rapids."""
+    row_blocks, tiles = -(-shape.rows // (block.rows * ROWS)), -(-shape.columns // COLUMNS)
+    panels = [block.columns] * (tiles // block.columns) + [tiles % block.columns] * (tiles % block.columns > 0)
+    a_bytes = shape.rows * shape.depth // shape.reuse
+    total = 0.0
+    for columns in panels:
+        panel = columns * COLUMNS * shape.depth
+        far_b = columns * (1.0 if panel > target.l1 * 3 // 4 else 1 / row_blocks)
+        far_a = block.rows / shape.reuse * (1.0 if a_bytes + panel > target.l1 else 1 / len(panels))
+        near = 16.0 * block.rows * columns + 3.0 * (block.rows + columns)
+        step = max(near, L2_CYCLES * (far_a + far_b))
+        split_lines = 0.0 if columns % 4 == 0 or len(panels) == 1 else 1.5 * ROWS * block.rows
+        total += row_blocks * (shape.steps * step + BLOCK_CYCLES + SUM_CYCLES * block.rows * columns + split_lines)
+    return total
 
 
 def walk_of(spec: MatmulSpec, kind: TileType) -> Walk:

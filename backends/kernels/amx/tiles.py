@@ -3,7 +3,6 @@ epilogue."""
 
 from __future__ import annotations
 
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +12,7 @@ from tvm import tirx
 
 from ...isa import amx
 from ...isa.amx import COLUMNS, REGISTERS, ROW_BYTES, ROWS, Statement, TileType
+from ...isa.pack import PACKED_LANES
 from ..builder import Dim, Epilogue, Expr, KernelBuilder, address, floordiv, i64, known, maximum, minimum
 from ..tile import store_lanes
 from .walk import Walk
@@ -79,6 +79,10 @@ class Panel:
     def lanes(self, j: int) -> int:
         """Columns of tile j."""
         return self.last if j == self.width - 1 else COLUMNS
+
+    def whole(self, lanes: int) -> bool:
+        """Whether it is vectors of so many lanes and nothing else."""
+        return self.last == COLUMNS and self.width * COLUMNS % lanes == 0
 
 
 @dataclass(frozen=True)
@@ -171,7 +175,10 @@ class Tiles:
     def __init__(self, kb: KernelBuilder, walk: Walk, block: Block, rows: Dim = ROWS) -> None:
         self.kb, self.walk, self.block, self.rows = kb, walk, block, rows
         # Of vectors, so that the array lies at a multiple of their size.
-        self._scratch = kb.local(SLOTS * block.sums * ROWS, f"{walk.kind.sum}x{COLUMNS}", "sums")
+        vectors = kb.local(SLOTS * block.sums * ROWS, f"{walk.kind.sum}x{COLUMNS}", "sums")
+        size = i64(SLOTS * block.sums * ROWS * COLUMNS)
+        self._scratch = tirx.decl_buffer([size], walk.kind.sum, name="sums_flat", data=vectors.data)
+        kb.emit(tirx.DeclBuffer(self._scratch, data=vectors.data))
         self._configure()
 
     @property
@@ -216,7 +223,7 @@ class Tiles:
                         kb.emit(statement)
                 weave.advance(count * per_step)
         for i, j in sums:
-            at = slot * (block.sums * ROWS) + (i * ROWS * block.columns + j)
+            at = (slot * (block.sums * ROWS) + (i * ROWS * block.columns + j)) * COLUMNS
             weave.emit(kb, amx.store(block.sum(i, j), address(self._scratch, at), i64(block.columns * ROW_BYTES)))
 
     def _step(self, a: Source, k: Dim, b: Expr, b_at: Dim, width: int) -> Iterator[Statement]:
@@ -239,12 +246,15 @@ class Tiles:
     ) -> None:
         """Stores row i (counted over all tiles) of the block in scratch `slot` as row `row` of the output; `indices`
         are those of the row, for the epilogue."""
-        first = panel.number * (self.block.columns * COLUMNS) + columns.first
-        for j in range(panel.width):
-            value = self.kb.load(self._scratch, (slot * (self.block.rows * ROWS) + i) * self.block.columns + j)
-            column = first + j * COLUMNS
-            at = row * y.pitch + column
-            store_lanes(self.kb, y.view, at, value, panel.lanes(j), COLUMNS, y.epilogue, [*indices, column])
+        block, row_at = self.block, row * y.pitch
+        first = panel.number * (block.columns * COLUMNS) + columns.first
+        at = (slot * (block.rows * ROWS) + i) * (block.columns * COLUMNS)
+        is_packed = y.epilogue is not None and y.epilogue.dtype == "uint8" and panel.whole(PACKED_LANES)
+        lanes = PACKED_LANES if is_packed else COLUMNS
+        for j in range(0, panel.width * COLUMNS, lanes):
+            value = self.kb.load(self._scratch, at + j, lanes)
+            count = lanes if is_packed else panel.lanes(j // COLUMNS)
+            store_lanes(self.kb, y.view, row_at + first + j, value, count, lanes, y.epilogue, [*indices, first + j])
 
 
 Store = Callable[[Panel, Expr, Expr, Dim, Dim], None]

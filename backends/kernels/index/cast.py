@@ -87,14 +87,14 @@ def quantize(x: Expr, scale: Expr, zero_point: Expr | None, to: DType, steps: In
     if max(-steps[0], steps[1]) >= _WITHIN_INT32:
         low, high = exprs.cast_raw(low, "float32"), exprs.cast_raw(high, "float32")
         # The order of the operands matters: x86's maximum gives the second one where the first is NaN.
-        return exprs.cast_raw(exprs.rint(tirx.min(tirx.max(scaled, low), high)) + point, to.tvm)
+        return exprs.narrowed(exprs.rint(tirx.min(tirx.max(scaled, low), high)) + point, to.tvm)
     near, offset = exprs.rint(scaled), exprs.number_of(zero_point) if zero_point is not None else 0
     ends = (-math.inf, math.inf) if offset is None else tuple(bound - offset for bound in _range(to))
     if offset is None or steps[0] - _slack(steps[0]) <= ends[0] - 0.5:
         near = tirx.max(near, low)
     if offset is None or steps[1] + _slack(steps[1]) >= ends[1] + 0.5:
         near = tirx.min(near, high)
-    return exprs.cast_raw(near + point, to.tvm)
+    return exprs.narrowed(near + point, to.tvm)
 
 
 def _slack(steps: float) -> float:
