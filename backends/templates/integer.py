@@ -20,14 +20,17 @@ from ..steps import Kernel, Param
 from .base import Anchor, template
 from .conv import conv_spec, is_plain_conv
 
-FEWEST_ROWS = 4
+FEWEST_ROWS = 9
 """Products of fewer rows are bound by reading the weights, which dot products do as fast, without setting up tiles."""
+FEWEST_PRODUCTS = 32
+"""Shorter sums leave most of a tile empty, and its way through memory to the epilogue takes longer than they do."""
 
 
-def _fills_tiles(rows: Any) -> bool:
-    """Whether so many rows are worth tiles; a number known only at run time is taken to be."""
+def _fills_tiles(rows: Any, products: int) -> bool:
+    """Whether so many rows of sums of so many products are worth tiles; measured on Sapphire Rapids. A number of rows
+    known only at run time is taken to be large."""
     known = static(rows)
-    return known is None or known >= FEWEST_ROWS
+    return products >= FEWEST_PRODUCTS and (known is None or known >= FEWEST_ROWS)
 
 
 def _bias(node: Node, columns: int) -> Param:
@@ -57,9 +60,10 @@ def _conv(anchor: Anchor) -> Kernel | None:
         border = node.input(3)
         rest.append(border if border is not None else np.zeros(1, np.uint8))
     family: Any = conv
+    pixels, products = product((spec.batch, *spec.out_spatial)), spec.c_in // spec.group * product(spec.kernel)
     if depthwise.applies(spec):
         family = depthwise
-    elif amx_conv.applies(spec, anchor.target) and _fills_tiles(product((spec.batch, *spec.out_spatial))):
+    elif amx_conv.applies(spec, anchor.target) and _fills_tiles(pixels, products):
         family = amx_conv
     return _call(anchor, family, spec, node.operand(1), rest)
 
@@ -78,5 +82,5 @@ def _matmul(anchor: Anchor) -> Kernel | None:
     shape = anchor.shape(a)
     k, n = b.type.static_shape
     spec = MatmulSpec(m=shape[-2], n=n, k=k, batch_a=tuple(shape[:-2]))
-    tiled = amx_matmul.applies(spec, anchor.target) and _fills_tiles(product(shape[:-1]))
+    tiled = amx_matmul.applies(spec, anchor.target) and _fills_tiles(product(shape[:-1]), k)
     return _call(anchor, amx_matmul if tiled else matmul, spec, b, [_bias(node, n)])

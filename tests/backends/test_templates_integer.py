@@ -128,14 +128,19 @@ def test_what_follows_is_done_in_registers(level: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "level", "family"),
-    [("50", "sapphirerapids", "amx"), ("M", "sapphirerapids", "amx"), ("1", "sapphirerapids", "dot"),
-     ("50", "cascadelake", "dot")],
-)  # fmt: skip
-def test_tiles_are_taken_where_rows_fill_them(rows: str, level: str, family: str) -> None:
+    ("rows", "depth", "level", "family"),
+    [
+        ("50", 70, "sapphirerapids", "amx"),
+        ("M", 70, "sapphirerapids", "amx"),
+        ("1", 70, "sapphirerapids", "dot"),
+        ("50", 27, "sapphirerapids", "dot"),
+        ("50", 70, "cascadelake", "dot"),
+    ],
+)
+def test_tiles_are_taken_where_they_are_filled(rows: str, depth: int, level: str, family: str) -> None:
     graph = graph_of(f"""
-    graph g(%a: u8[{rows},70]) {{
-      %b: i8[70,30] = const random(1)
+    graph g(%a: u8[{rows},{depth}]) {{
+      %b: i8[{depth},30] = const random(1)
       %y = optc.MatMulInteger(%a, %b)
       return %y
     }}
