@@ -68,7 +68,9 @@ def place(graph: Graph, float_layers: Collection[str] = ()) -> Placement:
 
 
 def _is_pointwise(node: Node) -> bool:
-    return op_of(node).pointwise and all(v.type.shape is not None for v in node.outputs)
+    """A BatchNormalization left behind a Concat is a factor and a term a channel."""
+    plain = op_of(node).pointwise or (node.op == "BatchNormalization" and len(node.outputs) == 1)
+    return plain and all(v.type.shape is not None for v in node.outputs)
 
 
 class _Placer:
@@ -103,7 +105,7 @@ class _Placer:
 
     def _friendly(self, node: Node) -> bool:
         """Reads and writes 8 bits as well as floats."""
-        return node.op in SAME_SCALE or node.op in _MEAN or op_of(node).pointwise
+        return node.op in SAME_SCALE or node.op in _MEAN or _is_pointwise(node)
 
     def _shared_with_floats(self, value: Value) -> bool:
         """Somebody needs the floats anyway."""

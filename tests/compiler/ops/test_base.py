@@ -84,7 +84,7 @@ def test_window_sizes(attrs: dict[str, object], size: int) -> None:
 def test_traits() -> None:
     pointwise = {name for name, op in OPS.items() if op.pointwise}
     assert {"Add", "Cast", "Clip", "Where", "Relu", "Gelu", "PRelu"} <= pointwise
-    assert not pointwise & {"Softmax", "CumSum", "BatchNormalization", "QuantizeLinear"}
+    assert not pointwise & {"Softmax", "CumSum", "BatchNormalization"}
     assert {n for n, op in OPS.items() if op.view} >= {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"}
     assert {n for n, op in OPS.items() if op.anchor} >= {"Conv", "MatMul", "Gemm", "MaxPool", "Softmax", "LSTM"}
     assert not any(OPS[n].deterministic for n in ("RandomNormal", "RandomUniformLike", "Multinomial", "Dropout"))
