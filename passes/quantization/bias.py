@@ -10,7 +10,6 @@ inputs: then the layers' corrections do not depend on each other and one run fin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -19,14 +18,7 @@ from .execute import Sample
 from .insert import Choice, bias_place, quantized_operands
 from .measure import Trial, measure
 from .placement import Placement
-
-
-class Kept(NamedTuple):
-    """What a step did to a layer: its signal-to-noise ratio in dB without and with it, and whether it was kept."""
-
-    before: float
-    after: float
-    kept: bool
+from .report import Kept
 
 
 def shifts_of(

@@ -20,12 +20,20 @@ _BEST = 100.0
 """Decibels at which two results count as equal."""
 
 
+@dataclass(frozen=True, eq=False)
+class Scaled:
+    """An operand times `by`, then on a grid."""
+
+    by: np.ndarray
+    grid: Affine
+
+
 @dataclass(frozen=True)
 class Trial:
     """A node of the float graph, some of its operands on a grid or replaced by arrays, by slot."""
 
     node: Node
-    operands: Mapping[int, Affine | np.ndarray]
+    operands: Mapping[int, Affine | Scaled | np.ndarray]
 
 
 @dataclass
@@ -100,7 +108,7 @@ class _Builder:
     def __init__(self, graph: Graph, copies: Mapping[Value, Value]) -> None:
         self._graph, self._copies = graph, copies
         self._facts: dict[Value, tuple[str, str]] = {}
-        self._quantized: dict[tuple[Value, Affine], Value] = {}
+        self._quantized: dict[tuple[Value, Affine | Scaled], Value] = {}
 
     def add(self, trial: Trial) -> tuple[str, str, str, str]:
         """Names of the values that hold the output's size, the signal, the noise and the error by channel."""
@@ -117,13 +125,16 @@ class _Builder:
         others = [i for i in range(result.type.rank) if i != channel_of(original)]
         return *self._facts[result], self._reduced("ReduceSumSquare", error), self._reduced("ReduceSum", error, others)
 
-    def _operand(self, value: Value | None, operand: Affine | np.ndarray) -> Value:
+    def _operand(self, value: Value | None, operand: Affine | Scaled | np.ndarray) -> Value:
         if isinstance(operand, np.ndarray):
             return self._graph.constant(operand)
         assert value is not None
         key = (value, operand)
         if key not in self._quantized:
-            self._quantized[key] = _rounded(self._graph, value, operand)
+            grid = operand
+            if isinstance(grid, Scaled):
+                value, grid = self._graph.emit("Mul", [value, self._graph.constant(grid.by)]).output, grid.grid
+            self._quantized[key] = _rounded(self._graph, value, grid)
         return self._quantized[key]
 
     def _reduced(self, op: str, value: Value, axes: Sequence[int] = ()) -> str:

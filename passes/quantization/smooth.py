@@ -1,0 +1,173 @@
+"""Input channels of layers brought to like ranges, so that one grid serves them all.
+
+A channel of x is divided by s_c and the weights that read it are multiplied, with
+
+    s_c = max|x_c|^a / max|w_c|^(1-a)
+
+(Xiao et al., "SmoothQuant: Accurate and Efficient Post-Training Quantization for Large Language Models", ICML 2023,
+equation 4). For a depthwise convolution, whose weights have a scale for each channel, a = 1 costs nothing. `a` is
+searched value by value. What divides x is absorbed by what makes it (see equalize.py), or else becomes a
+multiplication, which a kernel does in registers before it stores x in 8 bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...compiler.ir import Graph, Loc, Node, Value
+from .calibrate import collect
+from .equalize import absorb, input_axis, scale_input, scaled_weights, weight_range
+from .execute import Sample
+from .histogram import Histogram
+from .insert import Affine, channel_axis, nearest
+from .measure import Scaled, Trial, decibels, measure
+from .observers import range_of
+from .placement import Placement
+from .report import Kept
+from .statistics import ChannelRange, State
+
+_ALPHAS = (0.25, 0.5, 0.75)
+_WIDEST = 1e3
+"""Scales lie within this factor of their median."""
+_FREE_GAIN = 0.25
+_PAID_GAIN = 2.0
+"""dB that a layer must gain if nothing is computed for it, and if a multiplication is."""
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """A value that only layers read, and the ways to scale it."""
+
+    value: Value
+    layers: tuple[Node, ...]
+    axis: int
+    scales: tuple[np.ndarray, ...]  # each [channels]; ones first
+
+
+class _Histograms:
+    """A statistic: the histogram of the value divided by each of several scales."""
+
+    def __init__(self, axis: int, scales: Sequence[np.ndarray]) -> None:
+        self._axis, self._scales = axis, scales
+        self.histograms = [Histogram() for _ in scales]
+
+    @property
+    def kind(self) -> str:
+        return f"Scaled({self._axis}, {len(self._scales)})"
+
+    def update(self, array: np.ndarray) -> None:
+        for scale, histogram in zip(self._scales, self.histograms, strict=True):
+            histogram.update(array / _along(scale, self._axis, array.ndim))
+
+    def state(self) -> State:
+        return {f"{i}.{k}": a for i, h in enumerate(self.histograms) for k, a in h.state().items()}
+
+    def load(self, state: State) -> None:
+        for i, histogram in enumerate(self.histograms):
+            histogram.load({k.split(".", 1)[1]: a for k, a in state.items() if k.startswith(f"{i}.")})
+
+
+def smooth(
+    graph: Graph, placement: Placement, fit: Sequence[Sample], judge: Sequence[Sample], *, insert: bool = True
+) -> dict[Node, Kept]:
+    """Scales what gains by it, in place; the graph computes the same as before.
+
+    Scales and ranges come from the samples `fit`, what they gain is measured on `judge`. `insert` allows
+    multiplications where nothing absorbs a scale.
+    """
+    shared = _ways(graph, placement, fit)
+    statistics = {each.value.name: [_Histograms(each.axis, each.scales)] for each in shared}
+    collect(graph, statistics, fit)
+    trials: list[Trial] = []
+    for each in shared:
+        trials += _trials(each, statistics[each.value.name][0].histograms)
+    outcomes = iter(measure(graph, trials, judge))
+    steps: dict[Node, Kept] = {}
+    for each in shared:
+        found = [[next(outcomes) for _ in each.layers] for _ in each.scales]
+        costs = [decibels(1.0, sum(o.relative for o in outcome)) for outcome in found]
+        best = int(np.argmax(costs))
+        gain = costs[best] - costs[0]
+        kept = gain > _FREE_GAIN and _apply(graph, each, each.scales[best], insert and gain > _PAID_GAIN)
+        for node, before, after in zip(each.layers, found[0], found[best], strict=True):
+            steps[node] = Kept(before.snr, after.snr, kept)
+    return steps
+
+
+def _ways(graph: Graph, placement: Placement, samples: Sequence[Sample]) -> list[_Shared]:
+    """The values that may be scaled, with the scales to try."""
+    layers = set(placement.layers)
+    values: dict[Value, tuple[Node, ...]] = {}
+    for node in placement.layers:
+        x = node.operand(0)
+        only_layers = all(u.user in layers and u.slot == 0 for u in x.uses)
+        if x.producer is not None and only_layers and len({input_axis(n) for n in x.users}) == 1:
+            values[x] = x.users
+    statistics = {x.name: [ChannelRange(input_axis(nodes[0]))] for x, nodes in values.items()}
+    collect(graph, statistics, samples)
+    found: list[_Shared] = []
+    for x, nodes in values.items():
+        size = statistics[x.name][0].absolute_maximum
+        weights = np.max([weight_range(n) for n in nodes], 0)
+        if size.shape == weights.shape and size.max(initial=0.0) > 0 and np.isfinite(size).all():
+            scales = (np.ones_like(size), *_scales(size, weights, all(_is_depthwise(n) for n in nodes)))
+            found.append(_Shared(x, nodes, input_axis(nodes[0]), scales))
+    return found
+
+
+def _is_depthwise(node: Node) -> bool:
+    return node.op == "Conv" and node.operand(1).type.dims[1] == 1
+
+
+def _scales(size: np.ndarray, weights: np.ndarray, free: bool) -> Iterator[np.ndarray]:
+    for alpha in (1.0,) if free else _ALPHAS:
+        used = (size > 0) & (weights > 0)
+        scale = np.ones_like(size)
+        scale[used] = size[used] ** alpha / (1.0 if free else weights[used] ** (1 - alpha))
+        if used.any():
+            middle = float(np.median(scale[used]))
+            scale[used] = np.clip(scale[used] / middle, 1 / _WIDEST, _WIDEST)
+        yield scale
+
+
+def _trials(each: _Shared, histograms: Sequence[Histogram]) -> Iterator[Trial]:
+    """For each scale and layer, the layer with both operands quantized as they would be."""
+    for scale, histogram in zip(each.scales, histograms, strict=True):
+        step, zero_point = range_of(histogram, "mse").affine()
+        grid = Affine(float(step), zero_point)
+        x = Scaled(_along(1 / scale, each.axis, each.value.type.rank), grid)
+        for node in each.layers:
+            axis = channel_axis(node)
+            yield Trial(node, {0: x, 1: nearest(scaled_weights(node, scale), axis).floats(axis)})
+
+
+def _apply(graph: Graph, each: _Shared, scale: np.ndarray, insert: bool) -> bool:
+    """Divides the value by the scale and multiplies the weights; False if that is not possible."""
+    if not absorb(graph, each.value, 1 / scale, each.axis):
+        if not insert or each.value.producer is None:
+            return False
+        _multiply(graph, each, _along(1 / scale, each.axis, each.value.type.rank))
+    for node in each.layers:
+        scale_input(graph, node, scale)
+    return True
+
+
+def _multiply(graph: Graph, each: _Shared, by: np.ndarray) -> None:
+    value, maker = each.value, each.value.producer
+    assert maker is not None
+    factor = graph.constant(by.astype(np.float32), f"{value.name}_factor")
+    loc = Loc((f"{value.name}_smooth",))
+    names = [f"{value.name}_smoothed"]
+    result = graph.emit("Mul", [value, factor], names=names, before=maker._next, loc=loc).output
+    for node in each.layers:
+        graph.set_input(node, 0, result)
+
+
+def _along(vector: np.ndarray, axis: int, rank: int) -> np.ndarray:
+    """[channels] in a shape that broadcasts along `axis`."""
+    shape = [1] * rank
+    shape[axis] = -1
+    return np.asarray(vector.reshape(shape), np.float32)
