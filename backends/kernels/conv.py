@@ -212,7 +212,7 @@ def build(
         with kb.loop(tasks, "task", parallel=plan.workers > 1) as number:
             task(number, None)
         return kb.finish(params)
-    share = known(g.kernel[0] * g.rows(plan.strip) * g.pitch)
+    share = known(g.kernel[0] * g.rows(plan.strip) * g.pitch + kind.depth - 1)
     workspace = buffer(WORKSPACE, (plan.workers, share), kind.held)
     with kb.loop(plan.workers, "worker", parallel=plan.workers > 1) as worker:
         first = kb.let(floordiv(worker * tasks, plan.workers), "first")
@@ -379,6 +379,7 @@ def _strip(
         run = Run((planes, lines), length)
     else:
         run = Run((planes, lines, (g.kernel[2], g.dilations[2] * c)), length)
+    run = replace(run, slack=scratch is not None)
     each = spec.c_out // spec.group
     panels, steps, width = _panels(spec, plan.tile)
     per_part = -(-panels // plan.groups)

@@ -178,7 +178,7 @@ def build(
         params = [a, b, *extra, y]
         panels_of_b = kb.flat(b)
         if kind.copies:
-            params.append(buffer(WORKSPACE, (plan.workers, _copied_rows(plan) * known(spec.k)), kind.held))
+            params.append(buffer(WORKSPACE, (plan.workers, _copied_size(spec, plan)), kind.held))
             scratch = kb.flat(params[-1])
     elif _reads_in_place(spec, plan.tile):
         b = buffer("b", (*spec.batch_b, spec.k, spec.n))
@@ -221,6 +221,11 @@ def _copied_rows(plan: MatmulPlan) -> int:
     return plan.row_block + plan.tile.rows - 1
 
 
+def _copied_size(spec: MatmulSpec, plan: MatmulPlan) -> Dim:
+    """Elements of a worker's copy, of which the last step may read beyond the last row."""
+    return known(_copied_rows(plan) * known(spec.k) + plan.tile.arithmetic.depth - 1)
+
+
 def _multiply(
     kb: KernelBuilder, spec: MatmulSpec, plan: MatmulPlan, a: Expr, b: Expr, output: Output, scratch: Expr | None
 ) -> None:
@@ -256,7 +261,7 @@ def _multiply(
                 rows = Rows(base + (start - start_row) * steps[0], [i * steps[0] for i in range(count)])
                 out_rows = [kb.let(outer * m + start, "out_row") + i for i in range(count)]
                 tile_to_output(
-                    kb, replace(plan.tile, rows=count), source, rows, Run((), k, steps[1]),
+                    kb, replace(plan.tile, rows=count), source, rows, Run((), k, steps[1], slack=scratch is not None),
                     Panels(b, b_base + number * panel_size, pitch, plan.ahead), number, output, out_rows,
                     lambda i: [out_rows[0] + i] if _is_flat(output) else [*index, start + i],
                 )  # fmt: skip
@@ -271,7 +276,7 @@ def _multiply(
     with kb.loop(plan.workers, "worker", parallel=plan.workers > 1) as worker:
         first = kb.let(floordiv(worker * tasks, plan.workers), "first")
         mine = kb.let(floordiv((worker + 1) * tasks, plan.workers) - first, "mine")
-        copy_at = kb.let(worker * (_copied_rows(plan) * k), "copy_at")
+        copy_at = kb.let(worker * _copied_size(spec, plan), "copy_at")
         with kb.loop(mine, "task") as task:
             run(kb.let(first + task, "number"), copy_at)
 

@@ -148,7 +148,8 @@ class Run:
     read, because the windows of a convolution overlap, is read once for all of them.
 
     Where A ends, only some of this exists, and the rest counts as zeros: of the innermost outer loop `count` turns from
-    `first` on (`turns`), of a step the elements with offsets from `begin` to before `end` (`span`).
+    `first` on (`turns`), of a step the elements with offsets from `begin` to before `end` (`span`). With `slack` A may
+    be read beyond the end of a stretch, where B is zero, so that all steps are whole ones.
     """
 
     outer: tuple[tuple[int, Dim], ...]
@@ -158,6 +159,7 @@ class Run:
     apart: int = 0
     turns: tuple[Dim, Dim] | None = None
     span: tuple[int, int] | None = None
+    slack: bool = False
 
     def readers(self, offsets: Sequence[Dim]) -> list[tuple[Dim, list[tuple[int, int]]]]:
         """The elements of A of one step, by their offset, each with the (row, tap) pairs that multiply it. With several
@@ -229,10 +231,10 @@ def register_tile(
             return
         length = known(run.length)
         start = done * (kind.steps(length) * run.taps)
-        whole = floordiv(length, kind.depth) if kind.depth > 1 else length
+        whole = kind.steps(length) if run.slack or kind.depth == 1 else floordiv(length, kind.depth)
         with kb.loop(whole, "k") as k:
             step(a_at + k * (run.step * kind.depth), start + k, kind.depth)
-        if kind.depth > 1 and length % kind.depth:
+        if kind.depth > 1 and length % kind.depth and not run.slack:
             step(a_at + whole * kind.depth, start + whole, length % kind.depth)
 
     walk(0, rows.base, i64(0))
