@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
-    lines = ["# Compressed weights", "", (__doc__ or "").partition("\n\n")[2].strip(), ""]
+    lines = ["# Compressed weights", "", (__doc__ or "").partition("\n\n")[2].strip("\n"), ""]
     for line in _report(options.models.split(","), options.specs.split(","), options.rounds):
         print(line, flush=True)
         lines.append(line)
