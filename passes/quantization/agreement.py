@@ -1,9 +1,13 @@
 """How well outputs agree with the float model's: the score of a model whose user gives no metric.
 
-Of an output of class scores, the share of places where the greatest of the last axis is the same one. Of another float
-output, the share of values off by at most 2% of the range (max - min) that the sample's float output spans. Of
-integers and booleans, the share of equal ones. A model's score is that of the output that agrees least; the float
-model's own is 1.
+Of class probabilities the score is the accuracy that the float model itself would expect of the winners w found,
+
+    sum of p_float(w) / sum of p_float(winner of float)
+
+over all places, since an answer that the float model found nearly as likely is hardly worse. Of another float output
+it is the share of values off by at most 2% of the range (max - min) that the sample's float output spans; of logits
+(which may be an embedding as well) the lesser of the two; of integers and booleans the share of equal ones. A model's
+score is that of the output that agrees least; the float model's own is 1.
 """
 
 from __future__ import annotations
@@ -16,35 +20,37 @@ import numpy as np
 from ...compiler.ir import Graph, Value
 from ...compiler.options import Run
 
-Kind = Literal["classes", "values"]
+Kind = Literal["probabilities", "logits", "values"]
 Arrays = Mapping[str, np.ndarray]
 
 TOLERANCE = 0.02
 _FEW_CLASSES = 5
 """A product of fewer columns may be a regression: boxes have four."""
+_TOP = 16
+"""Classes remembered of a place; another one's probability counts as 0."""
 
 
 def kinds_of(graph: Graph) -> dict[str, Kind]:
-    """How each output of a float graph is compared: what a softmax, or a product with constant weights and at least 5
-    columns, makes along the last axis are class scores."""
-    return {n: "classes" if _scores(v) else "values" for n, v in zip(graph.output_names, graph.outputs, strict=True)}
+    """How each output of a float graph is compared: a softmax along the last axis gives probabilities, a product with
+    constant weights of at least 5 columns logits."""
+    return {name: _kind(value) for name, value in zip(graph.output_names, graph.outputs, strict=True)}
 
 
-def _scores(value: Value) -> bool:
+def _kind(value: Value) -> Kind:
     node = value.producer
     if node is None or value.type.shape is None or not value.type.rank:
-        return False
-    if node.op in ("Softmax", "LogSoftmax"):
-        return node.attrs.get("axis", -1) in (-1, value.type.rank - 1)
+        return "values"
+    if node.op in ("Softmax", "LogSoftmax") and node.attrs.get("axis", -1) in (-1, value.type.rank - 1):
+        return "probabilities" if node.op == "Softmax" else "logits"
     if node.op == "Add":
         node = next((v.producer for v in node.inputs if v is not None and v.producer is not None), node)
     classes = value.type.dims[-1]
     product = node.op in ("Gemm", "MatMul") and node.operand(1).is_constant
-    return product and isinstance(classes, int) and classes >= _FEW_CLASSES
+    return "logits" if product and isinstance(classes, int) and classes >= _FEW_CLASSES else "values"
 
 
 class Agreement:
-    """The score of runs against a reference's results, which are computed once, on `samples`.
+    """The score of runs against a reference's results, which are computed once, on `samples`; a `Metric`.
 
     Raises what `reference` raises.
     """
@@ -52,47 +58,69 @@ class Agreement:
     def __init__(self, kinds: Mapping[str, Kind], reference: Run, samples: Iterable[Arrays]) -> None:
         self._kinds = dict(kinds)
         self._samples = list(samples)
-        self._expected = [self._kept(reference(sample)) for sample in self._samples]
+        self._expected = [{n: _Expected(kinds[n], a) for n, a in reference(s).items()} for s in self._samples]
 
     @property
     def decisions(self) -> int:
-        """How many places the output with the fewest has: one of them is the least step of the score."""
-        return min((sum(r[name].size for r in self._expected) for name in self._kinds), default=0)
+        """How many places (values, or rows of class scores) the output with the fewest has."""
+        return min((sum(e[name].places for e in self._expected) for name in self._kinds), default=0)
 
     def __call__(self, run: Run) -> float:
-        """The score, 0 to 1; a `Metric`."""
+        """The score, 0 to 1."""
         return min(self.by_output(run).values(), default=1.0)
 
     def by_output(self, run: Run) -> dict[str, float]:
-        """The share that agrees of each output; 1 of an output without elements."""
-        same, of = dict.fromkeys(self._kinds, 0), dict.fromkeys(self._kinds, 0)
+        """The score of each output; 1 of an output without elements."""
+        got, of = ({name: np.zeros(2) for name in self._kinds} for _ in range(2))
         for sample, expected in zip(self._samples, self._expected, strict=True):
-            found = self._kept(run(sample))
-            for name in self._kinds:
-                same[name] += _agreeing(expected[name], found.get(name))
-                of[name] += expected[name].size
-        return {name: same[name] / of[name] if of[name] else 1.0 for name in self._kinds}
+            found = run(sample)
+            for name, each in expected.items():
+                got[name] += each.agreeing(found.get(name))
+                of[name] += each.most
+        return {n: float(np.divide(got[n], of[n], out=np.ones(2), where=of[n] > 0).min()) for n in self._kinds}
 
-    def _kept(self, results: Arrays) -> dict[str, np.ndarray]:
-        """What is compared: of class scores the winners."""
-        return {name: winners(a) if self._kinds[name] == "classes" else a for name, a in results.items()}
+
+class _Expected:
+    """What the float model gave for an output: of class scores the likeliest ones, and of what is no probability the
+    values. `most` is what full agreement adds up to, [probability, values]."""
+
+    def __init__(self, kind: Kind, array: np.ndarray) -> None:
+        classes = kind != "values" and array.ndim > 0 and array.size > 0
+        self._values = None if classes and kind == "probabilities" else array
+        self._shape = array.shape
+        self.places = int(array.size // array.shape[-1]) if classes else int(array.size)
+        self.most = np.array([0.0, 0.0 if self._values is None else array.size])
+        self._classes: np.ndarray | None = None
+        if classes:
+            rows = array.reshape(-1, array.shape[-1]).astype(np.float64)
+            if kind == "logits":
+                rows = np.exp(rows - rows.max(-1, keepdims=True))
+                rows /= rows.sum(-1, keepdims=True)
+            top = min(_TOP, rows.shape[-1])
+            self._classes = np.argpartition(rows, -top)[:, -top:]
+            self._chance = np.take_along_axis(rows, self._classes, -1)
+            self.most[0] = self._chance.max(-1).sum()
+
+    def agreeing(self, found: np.ndarray | None) -> np.ndarray:
+        """[probability, values] of what was found."""
+        if found is None or found.shape != self._shape:
+            return np.zeros(2)
+        chance = 0.0
+        if self._classes is not None:
+            chance = float(self._chance[self._classes == winners(found).reshape(-1, 1)].sum())
+        return np.array([chance, 0 if self._values is None else _near(self._values, found)])
 
 
 def winners(array: np.ndarray) -> np.ndarray:
     """The place of the greatest along the last axis, i32; -1 where one of them is NaN."""
-    if not array.size:
-        return np.zeros(array.shape[:-1], np.int32)
     return np.where(np.isnan(array).any(-1), -1, array.argmax(-1)).astype(np.int32)
 
 
-def _agreeing(expected: np.ndarray, found: np.ndarray | None) -> int:
-    if found is None or found.shape != expected.shape:
-        return 0
+def _near(expected: np.ndarray, found: np.ndarray) -> int:
     if expected.dtype.kind != "f" or not expected.size:
         return int(np.count_nonzero(expected == found))
     finite = np.isfinite(expected)
-    known = expected[finite].astype(np.float64)
-    range_ = float(np.ptp(known)) if known.size else 0.0
+    span = float(np.ptp(expected[finite].astype(np.float64))) if finite.any() else 0.0
     with np.errstate(invalid="ignore"):
-        near = np.abs(found.astype(np.float64) - expected) <= TOLERANCE * range_
+        near = np.abs(found.astype(np.float64) - expected) <= TOLERANCE * span
     return int(np.count_nonzero(np.where(finite, near, found == expected)))

@@ -41,6 +41,8 @@ _PROBED = 4
 """Samples on which each layer's harm is measured."""
 _TAKEN_BACK = 8
 """Attempts to take a layer back that need not be float after all."""
+_NAMED = 8
+"""Layers named in a line."""
 Say = Callable[[str, float], None]
 
 
@@ -84,9 +86,9 @@ class Walk:
         best = self.best
         lines = [f"budget: {self.budget:.2%} of a score of {self.reference:.5g} in float"]
         if self.decisions is not None:
-            lines[0] += f" (outputs agree; {self.decisions} places compared)"
+            lines[0] += f" (agreement of outputs, {self.decisions} places compared)"
             if self.decisions * self.budget < 1 and self.budget:
-                lines.append("budget: so few places are compared that none may differ; pass more samples")
+                lines.append("budget: so few places are compared that one may decide; pass more samples")
         for step in self.steps:
             lines.append(f"budget: {self._told(step)}{' <- taken' if step is best else ''}")
         if self.interrupted:
@@ -96,7 +98,8 @@ class Walk:
         elif best.int8_share == 0:
             lines.append("budget: only the float model holds it: int8 brings nothing here")
         elif best.float_layers:
-            lines.append(f"budget: float stay {', '.join(best.float_layers)}")
+            first, more = best.float_layers[:_NAMED], len(best.float_layers) - _NAMED
+            lines.append(f"budget: float stay {', '.join(first)}{f' and {more} more' if more > 0 else ''}")
         return lines
 
     def _told(self, step: Step) -> str:
