@@ -41,6 +41,7 @@ class NormalizeQuantized:
     """
 
     name: ClassVar[str] = "normalize-quantized"
+    rules: ClassVar[tuple[Rule, ...]] = (*FORMS, *PARAMETERS, *INTEGERS, AsymmetricProduct())
 
     def run(self, graph: Graph, ctx: PassContext) -> bool:
         known = set(_QDQ).union(*map(_roots, (*FORMS, *INTEGERS)))
