@@ -122,10 +122,9 @@ def applied(graph: Graph, placement: Placement, choice: Choice) -> Graph:
     return copy
 
 
-def quantized_operands(node: Node, choice: Choice) -> dict[int, Affine | np.ndarray]:
-    """What a layer computes with under a choice, by slot: its input's grid, and its weights as floats again."""
-    chosen = choice.weights_of(node)
-    return {0: choice.grids[node.operand(0)], 1: chosen.floats(channel_axis(node))}
+def quantized_operands(node: Node, choice: Choice) -> dict[int, Affine | Weights]:
+    """What a layer computes with under a choice, by slot: its input's grid and its integer weights."""
+    return {0: choice.grids[node.operand(0)], 1: choice.weights_of(node)}
 
 
 def bias_place(node: Node) -> tuple[Node, int] | None:

@@ -14,7 +14,7 @@ import numpy as np
 from ...compiler.ir import Graph, Node, Value
 from ...compiler.types import DType
 from .execute import Runner, Sample
-from .insert import Affine
+from .insert import Affine, Weights, channel_axis
 
 _BEST = 100.0
 """Decibels at which two results count as equal."""
@@ -30,10 +30,10 @@ class Scaled:
 
 @dataclass(frozen=True)
 class Trial:
-    """A node of the float graph, some of its operands on a grid or replaced by arrays, by slot."""
+    """A node of the float graph, some of its operands on a grid or replaced by integer weights, by slot."""
 
     node: Node
-    operands: Mapping[int, Affine | Scaled | np.ndarray]
+    operands: Mapping[int, Affine | Scaled | Weights]
 
 
 @dataclass
@@ -117,7 +117,7 @@ class _Builder:
         inputs = [None if v is None else self._copies.get(v, v) for v in original.inputs]
         inputs += [None] * (max(trial.operands, default=0) + 1 - len(inputs))
         for slot, operand in trial.operands.items():
-            inputs[slot] = self._operand(inputs[slot], operand)
+            inputs[slot] = self._operand(original, inputs[slot], operand)
         again = graph.emit(original.op, inputs, original.attrs, types=[v.type for v in original.outputs]).outputs[0]
         error = graph.emit("Sub", [result, again]).output
         if result not in self._facts:
@@ -125,9 +125,10 @@ class _Builder:
         others = [i for i in range(result.type.rank) if i != channel_of(original)]
         return *self._facts[result], self._reduced("ReduceSumSquare", error), self._reduced("ReduceSum", error, others)
 
-    def _operand(self, value: Value | None, operand: Affine | Scaled | np.ndarray) -> Value:
-        if isinstance(operand, np.ndarray):
-            return self._graph.constant(operand)
+    def _operand(self, node: Node, value: Value | None, operand: Affine | Scaled | Weights) -> Value:
+        if isinstance(operand, Weights):
+            constants = [self._graph.constant(operand.data), self._graph.constant(operand.scale)]
+            return self._graph.emit("DequantizeLinear", constants, {"axis": channel_axis(node)}).output
         assert value is not None
         key = (value, operand)
         if key not in self._quantized:

@@ -7,7 +7,7 @@ graph at will, with any layers left float, without looking at the data again.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sized
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -24,10 +24,12 @@ from .calibrate import Collected, Progress, collect
 from .execute import Sample
 from .histogram import Histogram
 from .insert import Choice, applied, insert
+from .measure import agreement, outputs_of
 from .observers import Method
 from .placement import Placement, place
 from .ranges import best_grids, grids_of
 from .report import Kept, QuantizeReport
+from .rounding import rounded
 from .samples import checked
 from .smooth import smooth
 from .synthetic import Synthetic
@@ -39,13 +41,14 @@ STUDIED = 16
 @dataclass(frozen=True)
 class Recipe:
     """How to quantize. `method` chooses ranges (see observers.py; "auto": what costs least); layers named in
-    `float_layers` stay float; `smooth` and `correct_bias` are algorithms that may be switched off; `budget` is the
-    share of the float model's score that int8 may cost, None: whatever it costs; `memory` bounds calibration, in
-    bytes."""
+    `float_layers` stay float; `smooth`, `round_weights` and `correct_bias` are algorithms that may be switched off;
+    `budget` is the share of the float model's score that int8 may cost, None: whatever it costs; `memory` bounds
+    calibration, in bytes."""
 
     method: Method | Literal["auto"] = "auto"
     float_layers: frozenset[str] = frozenset()
     smooth: bool = True
+    round_weights: bool = True
     correct_bias: bool = True
     budget: float | None = None
     memory: int = 2 << 30
@@ -140,12 +143,40 @@ def study(
     else:
         grids = grids_of(placement, histograms, recipe.method)
     choice = Choice(grids)
+    guard = _Guard(graph, placement, judge)
+    if recipe.round_weights and judge:
+        say("rounding weights", 0.0)
+        weights, steps = rounded(graph, placement, choice, fit, judge)
+        choice = guard.better(choice, replace(choice, weights=weights), report, "weights reconstructed", steps)
     if recipe.correct_bias and judge:
         say("correcting biases", 0.0)
         shifts, steps = shifts_of(graph, placement, choice, fit, judge)
-        choice = replace(choice, shifts=shifts)
-        report.record("bias corrected", steps)
+        choice = guard.better(choice, replace(choice, shifts=shifts), report, "bias corrected", steps)
     return Study(graph, placement, choice, tuple(studied), report, tuple(judged), histograms)
+
+
+class _Guard:
+    """Judges choices as a whole: what helps each layer may still hurt the outputs."""
+
+    def __init__(self, graph: Graph, placement: Placement, samples: Sequence[Sample]) -> None:
+        self._graph, self._placement, self._samples = graph, placement, samples
+        self._expected = outputs_of(graph, samples) if samples else []
+        self._known: tuple[Choice, float] | None = None
+
+    def better(
+        self, old: Choice, new: Choice, report: QuantizeReport, algorithm: str, steps: Mapping[Node, Kept]
+    ) -> Choice:
+        """The choice whose outputs are nearer to the float graph's; the report gets the steps, kept or not."""
+        before = self._known[1] if self._known and self._known[0] is old else self._snr(old)
+        after = self._snr(new)
+        kept = after > before
+        report.record(algorithm, steps if kept else {n: s._replace(kept=False) for n, s in steps.items()})
+        self._known = (new, after) if kept else (old, before)
+        return self._known[0]
+
+    def _snr(self, choice: Choice) -> float:
+        quantized = applied(self._graph, self._placement, choice)
+        return agreement(self._graph, self._expected, outputs_of(quantized, self._samples))
 
 
 def observe(

@@ -140,8 +140,7 @@ def _trials(each: _Shared, histograms: Sequence[Histogram]) -> Iterator[Trial]:
         grid = Affine(float(step), zero_point)
         x = Scaled(_along(1 / scale, each.axis, each.value.type.rank), grid)
         for node in each.layers:
-            axis = channel_axis(node)
-            yield Trial(node, {0: x, 1: nearest(scaled_weights(node, scale), axis).floats(axis)})
+            yield Trial(node, {0: x, 1: nearest(scaled_weights(node, scale), channel_axis(node))})
 
 
 def _apply(graph: Graph, each: _Shared, scale: np.ndarray, insert: bool) -> bool:
