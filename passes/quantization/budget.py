@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...compiler.errors import CalibrationError, OptcError
-from ...compiler.ir import Graph, Node
+from ...compiler.ir import Node
 from ...compiler.macs import macs
 from ...compiler.options import Metric, Run
 from ...compiler.printing import print_graph
@@ -309,8 +309,3 @@ def _key(study: Study, metric: Metric, reference: float, samples: Iterable[Sampl
         for array in sample.values():
             total.update(array.tobytes())
     return total.hexdigest()
-
-
-def int8_graph(study: Study, found: Walk) -> Graph:
-    """The quantized graph that the walk ended with."""
-    return study.quantized(found.best.float_layers)

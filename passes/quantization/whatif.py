@@ -14,7 +14,7 @@ import numpy as np
 
 from ...compiler.ir import Graph, Node, Value
 from .execute import Runner, Sample
-from .insert import Affine, Choice, channel_axis
+from .insert import Affine, Choice, Weights, channel_axis
 from .placement import Placement
 
 
@@ -89,6 +89,12 @@ def output_channels(node: Node) -> int:
     return int(_data(node.operand(1)).shape[channel_axis(node)]) * group
 
 
+def floats_of(node: Node, weights: Weights) -> np.ndarray:
+    """What a layer's quantized weights stand for, f32."""
+    shape = [-1 if i == channel_axis(node) else 1 for i in range(weights.data.ndim)]
+    return np.asarray(weights.data * weights.scale.reshape(shape), np.float32)
+
+
 def _changed(fix: Fix, node: Node) -> dict[str, np.ndarray]:
     """What a fix gives the layer's parts."""
     if not fix.on:
@@ -111,7 +117,7 @@ def _data(value: Value) -> np.ndarray:
 
 def _switchable(graph: Graph, node: Node, copy: Node, choice: Choice) -> dict[str, Value]:
     """Makes the copy of a layer switchable; its constants that runs may replace, and its `result`."""
-    weights = choice.weights_of(node).floats(channel_axis(node))
+    weights = floats_of(node, choice.weights_of(node))
     x, result = copy.operand(0), copy.outputs[0]
     shift = choice.shifts.get(node, np.zeros(output_channels(node))).astype(np.float32)
     scale, zero = _grid(graph, choice.grids[node.operand(0)])
