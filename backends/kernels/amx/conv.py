@@ -32,6 +32,7 @@ from ..builder import (
     minimum,
     product,
     result_dtype,
+    static,
 )
 from ..conv import ConvSpec
 from ..matmul import MatmulSpec, guess
@@ -75,7 +76,8 @@ def plans(spec: ConvSpec, target: Target, kind: TileType = U8_S8) -> Iterator[Co
         return
     strip = Strip.of(spec, 1, None)
     rows, width = max(1, guess(strip.out[1])), max(1, guess(strip.out[2]))
-    images, each = guess(spec.batch) * guess(strip.out[0]), spec.c_out // spec.group
+    images = (static(spec.batch) or 1) * (static(strip.out[0]) or 1)  # an unknown batch may well be one
+    each = spec.c_out // spec.group
     walk = Walk.of(kind, strip.lengths())
     depth = sum(walk.lengths)
     workers = target.num_cores if spec.macs >= matmul.PARALLEL_MACS else 1
@@ -163,13 +165,15 @@ class _Conv:
                 segment = kb.let(floormod(floordiv(number, plan.parts), segments), "segment")
                 number = kb.let(floordiv(number, plan.parts * segments), "number")
                 top = kb.let(floormod(number, strips) * plan.rows, "top")
+                left = i64(0) if plan.width is None else kb.let(segment * plan.width, "left")
                 number = kb.let(floordiv(number, strips), "image")
                 place = StripPlace(
                     kb.let(floordiv(number, strip.out[0]), "n"),
                     kb.let(floormod(number, strip.out[0]), "oz"),
                     top,
-                    i64(0) if plan.width is None else kb.let(segment * plan.width, "left"),
+                    left,
                     kb.let(minimum(plan.rows, strip.out[1] - top), "rows"),
+                    strip.width if plan.width is None else kb.let(minimum(plan.width, strip.out[2] - left), "width"),
                 )
                 strip.fill(kb, self.x, self.scratch, origin, place, pad)
                 with kb.loop(self.spec.group, "g") as group:
@@ -180,38 +184,28 @@ class _Conv:
     def _multiply(self, tiles: Tiles, origin: Expr, place: StripPlace, group: Expr, part: Expr) -> None:
         """All output pixels of a strip, for one group and one part of its panels."""
         kb, plan, strip = self.kb, self.plan, self.strip
-        width = strip.width if plan.width is None else kb.let(minimum(plan.width, strip.out[2] - place.left), "width")
-        pitch, each = strip.pitch, self.spec.c_in // self.spec.group
+        each = self.spec.c_in // self.spec.group
         columns = Columns(
             kb, self.each, plan.block.columns, self.b, group * self.walk.packed(self.each), self.bias, group * self.each
         )
-        positions = kb.let((place.rows - 1) * pitch + width, "positions")
         step = plan.block.rows * ROWS
         runs = [i64(run) for run in strip.runs()]
 
         def store(panel: Panel, block: Expr, slot: Expr, first: Dim, last: Dim) -> None:
-            for i in range(plan.block.rows):
-                self._store(
-                    tiles,
-                    columns,
-                    panel,
-                    place,
-                    kb.let(block * step, "start"),
-                    slot,
-                    i * ROWS + first,
-                    i * ROWS + last,
-                    positions,
-                    width,
-                )
+            for at in (i * ROWS for i in range(plan.block.rows)):
+                self._store(tiles, columns, panel, place, slot, block * step, at + first, at + last)
 
         for panels in columns.ranges(part, plan.parts):
             pipeline = Pipeline(tiles, panels, store)
-            with kb.loop(panels.count, "p") as p, kb.loop(ceildiv(positions, step), "block") as block:
+            with kb.loop(panels.count, "p") as p, kb.loop(ceildiv(self._positions(place), step), "block") as block:
                 base = kb.let(origin + block * (step * strip.unit) + group * each, "base")
                 at = [base + i * ROWS * strip.unit for i in range(plan.block.rows)]
                 source = Source(self.scratch, at, strip.unit, runs)
                 pipeline.block(source, columns, panels.panel(kb.let(panels.first + p, "panel")), block)
             pipeline.flush()
+
+    def _positions(self, place: StripPlace) -> Dim:
+        return known((place.rows - 1) * self.strip.pitch + place.width)
 
     def _store(
         self,
@@ -219,24 +213,22 @@ class _Conv:
         columns: Columns,
         panel: Panel,
         place: StripPlace,
-        start: Expr,
         slot: Expr,
+        start: Expr,
         first: Dim,
         last: Dim,
-        positions: Dim,
-        width: Dim,
     ) -> None:
         """Stores those of rows [first, last) of the block at position `start` that are pixels, row by row of the
         image."""
         kb, strip, epilogue = self.kb, self.strip, self.output.epilogue
         pitch = strip.pitch
         begin = kb.let(start + first, "begin")
-        end = kb.let(minimum(start + last, positions), "end")
+        end = kb.let(minimum(start + last, self._positions(place)), "end")
         y = kb.let(floordiv(begin, pitch), "y")
         with kb.loop(floordiv(end - 1, pitch) - y + 1, "dy") as dy:
             row = kb.let((y + dy) * pitch, "row")
             left = kb.let(maximum(begin - row, 0), "from")
-            count = kb.let(minimum(end - row, width) - left, "pixels")
+            count = kb.let(minimum(end - row, place.width) - left, "pixels")
             oy = kb.let(place.top + y + dy, "oy")
             image = place.image * strip.out[0] + place.z
             pixel = kb.let((image * strip.out[1] + oy) * strip.out[2] + (place.left + left), "pixel")

@@ -28,6 +28,7 @@ from ..builder import (
     pieces,
     product,
     result_dtype,
+    static,
 )
 from ..matmul import MatmulSpec, guess
 from .tiles import Block, Columns, Output, Panel, Pipeline, Source, Tiles
@@ -47,13 +48,13 @@ SUM_CYCLES = 85.0
 
 @dataclass(frozen=True)
 class MatmulPlan:
-    """`chunk` blocks of rows stay in cache while the panels of B pass (one where rows are too short to be read in
-    place); `parts` of the panels are separate tasks."""
+    """At most `chunk` blocks of rows stay in cache while the panels of B pass (one where rows are too short to be read
+    in place). `workers` threads share the rows, or `parts` of the panels where that is more than 1."""
 
     block: Block
     chunk: int
     parts: int
-    parallel: bool
+    workers: int
     kind: TileType = field(default=U8_S8, repr=False)
 
 
@@ -66,20 +67,13 @@ def plans(spec: MatmulSpec, target: Target, kind: TileType = U8_S8) -> Iterator[
     """Legal plans, the best guess first. Raises UnsupportedError where none `applies`."""
     if not applies(spec, target, kind):
         raise UnsupportedError("no AMX kernel for this product", found=spec)
-    rows, n, k = guess(product((*spec.batch_a, spec.m))), int(spec.n), int(spec.k)
-    parallel = rows * n * k >= PARALLEL_MACS and target.num_cores > 1
+    total, n, k = product((*spec.batch_a, spec.m)), int(spec.n), int(spec.k)
+    rows = guess(total)
+    workers = target.num_cores if static(total) is None or rows * n * k >= PARALLEL_MACS else 1
     for block in blocks(Shape(rows, n, k, walk_of(spec, kind).steps), target):
-        block_rows = block.rows * ROWS
-        count = -(-rows // block_rows)
         # All rows pass a panel before the next one comes, as far as they and their results stay in L2.
-        chunk = min(count, max(FEWEST_BLOCKS, target.l2 // (block_rows * (n + k))))
-        parts = 1
-        if parallel and n > rows:
-            parts = target.num_cores
-        elif parallel:
-            rounds = -(-count // (chunk * target.num_cores))
-            chunk = -(-count // (rounds * target.num_cores))
-        yield MatmulPlan(block, chunk, parts, parallel, kind)
+        chunk = max(FEWEST_BLOCKS, target.l2 // (block.rows * ROWS * (n + k)))
+        yield MatmulPlan(block, chunk, workers if n > rows else 1, workers, kind)
 
 
 @dataclass(frozen=True)
@@ -108,7 +102,7 @@ def estimate(block: Block, shape: Shape, target: Target) -> float:
     total = 0.0
     for columns in panels:
         panel = columns * COLUMNS * shape.depth
-        far_b = columns * (1.0 if panel > target.l1 * 3 // 4 else 1 / row_blocks)
+        far_b = columns * (1.0 if panel >= target.l1 * 3 // 4 else 1 / row_blocks)
         far_a = block.rows / shape.reuse * (1.0 if a_bytes + panel > target.l1 else 1 / len(panels))
         near = 16.0 * block.rows * columns + 3.0 * (block.rows + columns)
         step = max(near, L2_CYCLES * (far_a + far_b))
@@ -146,11 +140,12 @@ def build(
     m = known(product((*spec.batch_a, spec.m)) if flat else spec.m)
     block_rows = plan.block.rows * ROWS
     count = ceildiv(m, block_rows)
-    per_chunk = 1 if _copies(spec, kind) else plan.chunk
+    share = ceildiv(count, plan.workers) if plan.parts == 1 else count
+    per_chunk = 1 if _copies(spec, kind) else kb.let(maximum(minimum(plan.chunk, share), 1), "per_chunk")
     chunks = ceildiv(count, per_chunk)
     tile_rows = kb.let(minimum(m, ROWS), "tile_rows")
     tasks = known(product(batch) * chunks * plan.parts)
-    with kb.loop(tasks, "task", parallel=plan.parallel) as task:
+    with kb.loop(tasks, "task", parallel=plan.workers > 1) as task:
         part = kb.let(floormod(task, plan.parts), "part")
         chunk = kb.let(floormod(floordiv(task, plan.parts), chunks), "chunk")
         outer = kb.let(floordiv(task, chunks * plan.parts), "outer")

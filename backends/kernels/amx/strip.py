@@ -155,13 +155,14 @@ class Strip:
 
 @dataclass(frozen=True)
 class StripPlace:
-    """Which strip: its image, output plane, first output row, first output column, number of output rows."""
+    """Which strip: its image and output plane, its first row and column there, and how many it has of each."""
 
     image: Expr
     z: Expr
     top: Expr
     left: Expr
     rows: Dim
+    width: Dim
 
 
 def _negative(value: Dim) -> Dim:

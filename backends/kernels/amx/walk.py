@@ -18,7 +18,7 @@ from ...isa.amx import COLUMNS, TileType
 @dataclass(frozen=True)
 class Walk:
     """Runs of `lengths` elements, taken `step` (a multiple of `kind.group`) at a time. A run shorter than a step is
-    read beyond its end, with weights of zero there."""
+    read beyond its end, with weights of zero there: right for integers, of which no value times zero is not zero."""
 
     kind: TileType
     lengths: tuple[int, ...]

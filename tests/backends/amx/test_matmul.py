@@ -66,14 +66,14 @@ def test_other_blocks() -> None:
     spec = MatmulSpec(50, 90, 200)
     for block in (Block(1, 1), Block(1, 6), Block(3, 1), Block(6, 1), Block(1, 4), Block(2, 2)):
         assert block.fits
-        check(spec, plan=MatmulPlan(block, chunk=2, parts=1, parallel=False))
+        check(spec, plan=MatmulPlan(block, chunk=2, parts=1, workers=1))
 
 
 @pytest.mark.parametrize("k", [40, 3])
 def test_threads(k: int) -> None:
     for chunk, parts in ((1, 1), (1, 3), (4, 2)):
         spec = MatmulSpec(100, 150, k)
-        check(spec, plan=MatmulPlan(Block(2, 2), chunk, parts, parallel=True), threads=2)
+        check(spec, plan=MatmulPlan(Block(2, 2), chunk, parts, workers=2), threads=2)
 
 
 @pytest.mark.parametrize("flat", [False, True])

@@ -41,7 +41,7 @@ def test_quantized_columns() -> None:
           %d = DequantizeLinear(%x, %scale) {{axis=1}}  %y = QuantizeLinear(%d, %s, %z)
           return %y }}""")
         epilogue = NodeEpilogue(list(graph.nodes), graph.inputs[0], None, DimVars())
-        spec, plan = MatmulSpec(37, n, 96), MatmulPlan(Block(1, 4), 2, 1, parallel=False)
+        spec, plan = MatmulSpec(37, n, 96), MatmulPlan(Block(1, 4), 2, 1, workers=1)
         a, b, bias = integers("uint8", 37, 96), integers("int8", 96, n), integers("int32", n) >> 16
         scale = np.random.default_rng(0).uniform(1e-5, 3e-4, n).astype("float32")
         y = np.zeros((37, n), "uint8")
