@@ -81,19 +81,6 @@ def test_sung_vowels_are_loud_and_finite() -> None:
     assert np.abs(audio).max() == pytest.approx(0.5)
 
 
-def test_a_clip_says_where_its_voice_is() -> None:
-    audio, voiced = speech.clip("test", 3)
-    assert audio.shape == voiced.shape
-    assert not voiced[:2500].any()
-    assert not voiced[-5000:].any()
-    assert 0.3 < voiced.mean() < 0.9
-
-
-def test_frames_near_a_change_are_not_judged() -> None:
-    voiced = np.repeat([False, True, False], [10, 12, 9])[:, None].repeat(512, 1)
-    assert speech.with_collar(voiced).tolist() == [0] * 6 + [-1] * 8 + [1] * 4 + [-1] * 8 + [0] * 5
-
-
 def page_of(text: str) -> tuple[np.ndarray, list[ocr.Box]]:
     """A probability map with rows of # where there is text, and the box of rows 1 to 3."""
     rows = np.array([[c == "#" for c in line] for line in text.split()], np.float32)
