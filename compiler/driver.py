@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import onnx
 
     from ..backends.runtime.model import Model
+    from ..passes.quantization.report import QuantizeReport
 
 Source = Union[str, "os.PathLike[str]", bytes, "onnx.ModelProto"]
 Progress = Callable[[str, float], None]
@@ -130,13 +131,15 @@ def compiled(
             yield path
         return
     key = _key(model, options, calibration)
-    found = store.lookup(key)
+    found, whole = store.lookup(key), True
     if found is None:
         found = store.artifact_path(key)
-        _compile_file(model, options, calibration, found, say)
+        whole = _compile_file(model, options, calibration, found, say)
         store.evict(found)
     say("done", 1.0)
     yield found
+    if not whole:
+        found.unlink(missing_ok=True)
 
 
 def import_source(model: Source, options: Options) -> Graph:
@@ -148,8 +151,8 @@ def import_source(model: Source, options: Options) -> Graph:
 
 def shrunk(
     model: Source, options: Options, calibration: Calibration | None = None, say: Progress | None = None
-) -> tuple[Graph, list[str]]:
-    """The model pruned and quantized as the options say, shapes fixed; and what to tell the user.
+) -> tuple[Graph, list[str], QuantizeReport | None]:
+    """The model pruned and quantized as the options say, shapes fixed; what to tell the user; what int8 did.
 
     Calibration sees the model's own free dims, so that samples may have any size the model takes.
     """
@@ -160,6 +163,7 @@ def shrunk(
     if late:
         fixed_types({v.name: v.type for v in graph.inputs}, options.shapes)  # raises now, not after calibration
     notes: list[str] = []
+    report = None
     if options.prune:
         from ..passes.pruning import prune
 
@@ -167,11 +171,23 @@ def shrunk(
     if options.int8:
         from ..passes.quantization.quantize import Recipe, quantize
 
-        recipe = Recipe(cast(Any, options.calibration_method), budget=options.accuracy_budget)
-        notes += quantize(graph, calibration, recipe, progress=say).lines()
+        threads = options.threads or len(os.sched_getaffinity(0))
+        method = cast(Any, options.calibration_method)
+        recipe = Recipe(method, budget=options.accuracy_budget, diagnose=True, threads=threads)
+        report = quantize(graph, calibration, recipe, state=_state(graph, calibration), progress=say)
+        notes += report.lines()
     if late:
         fix_shapes(graph, options.shapes)
-    return graph, notes
+    return graph, notes, report
+
+
+def _state(graph: Graph, calibration: Calibration | None) -> Path | None:
+    """Where calibration keeps what it has gathered; None for data that cannot be recognized."""
+    from ..backends.runtime.toolchain import cache_folder
+    from ..passes.quantization.checkpoint import state_path
+
+    known = calibration is not None and calibration.samples is not None and calibration.key
+    return state_path(cache_folder() / "calibration", graph, known) if known else None
 
 
 def optimize(graph: Graph, notes: Sequence[str] = ()) -> Any:
@@ -185,7 +201,8 @@ def optimize(graph: Graph, notes: Sequence[str] = ()) -> Any:
     return context
 
 
-def _compile_file(model: Source, options: Options, calibration: Calibration | None, out: Path, say: Progress) -> None:
+def _compile_file(model: Source, options: Options, calibration: Calibration | None, out: Path, say: Progress) -> bool:
+    """Writes the artifact; False if it is only the best that there was when the user interrupted."""
     from ..backends.build import build_artifact
     from ..backends.cpu import lower
     from ..backends.fallback import Fallback
@@ -194,18 +211,32 @@ def _compile_file(model: Source, options: Options, calibration: Calibration | No
 
     started = time.perf_counter()
     target = Target.parse(options.target)
-    graph, notes = shrunk(model, options, calibration, say)
+    graph, notes, quantized = shrunk(model, options, calibration, _part(say, 0.0, 0.5))
+    if options.int8:  # calibration was the first half
+        say = _part(say, 0.5, 1.0)
     say("optimizing the graph", 0.02)
     nodes = len(graph)
     context = optimize(graph, notes)
+    if options.weights:
+        from ..passes.quantization.weights import pack_weights
+
+        context.notes += pack_weights(graph, options.weights).lines()
     say("lowering", 0.05)
     fallback = Fallback() if options.fallback else None
     lowered = lower(graph, target, fallback)
     summary = summarize(nodes, lowered, context, target)
     manifest = {"options": options.as_dict(), "model": graph.name, "versions": versions(), "summary": summary}
+    if quantized is not None:
+        manifest["quantization"] = quantized.as_dict()
     extras = fallback.extras if fallback else {}
     build_artifact(lowered, target, manifest | {"fallback": sorted(extras)}, out, extras=extras, report=say)
     say(f"compiled in {time.perf_counter() - started:.1f} s", 1.0)
+    return quantized is None or not quantized.interrupted
+
+
+def _part(say: Progress, begin: float, end: float) -> Progress:
+    """Progress of a part of the work."""
+    return lambda what, share: say(what, begin + (end - begin) * share)
 
 
 # --- cache keys --------------------------------------------------------------------------------------------------

@@ -106,3 +106,49 @@ def test_data_without_int8(cli: Cli, tmp_path: Path, data: Path) -> None:
 @pytest.mark.parametrize("budget", ["lots", "150%", "-1%"])
 def test_a_budget_that_is_none(cli: Cli, tmp_path: Path, budget: str) -> None:
     assert cli(MODEL, "--int8", "--accuracy-budget", budget, "-o", tmp_path / "f.optc")[0] == 2
+
+
+def test_weights_alone(cli: Cli, tmp_path: Path, matmul_model: Path) -> None:
+    """Weights of 4 bits, activations in float: in the artifact, and in the ONNX that `quantize` writes."""
+    art, q = tmp_path / "w.optc", tmp_path / "w.onnx"
+    assert cli(matmul_model, "--weights", "int4:min=100", "-o", art, "--quiet")[0] == 0
+    assert cli("quantize", matmul_model, "--weights", "int4:min=100", "-o", q, "--quiet")[0] == 0
+    assert q.stat().st_size < matmul_model.stat().st_size / 4
+    x = np.random.default_rng(0).standard_normal((5, 256)).astype(np.float32)
+    got, exact = optc.load(art)(x), onnxruntime.InferenceSession(matmul_model).run(None, {"x": x})[0]
+    assert 0.001 < np.linalg.norm(got - exact) / np.linalg.norm(exact) < 0.2
+    np.testing.assert_allclose(got, onnxruntime.InferenceSession(q).run(None, {"x": x})[0], atol=1e-3)
+
+
+def test_weights_in_an_unknown_format(cli: Cli, tmp_path: Path) -> None:
+    code, _, err = cli(MODEL, "--weights", "int99", "-o", tmp_path / "w.optc")
+    assert code == 2
+    assert "int99" in err
+
+
+@pytest.fixture
+def matmul_model(tmp_path: Path) -> Path:
+    weights = np.random.default_rng(1).standard_normal((256, 192)).astype(np.float32)
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "product",
+        [onnx.helper.make_tensor_value_info("x", 1, ["n", 256])],
+        [onnx.helper.make_tensor_value_info("y", 1, ["n", 192])],
+        [onnx.numpy_helper.from_array(weights, "w")],
+    )
+    path = tmp_path / "product.onnx"
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def test_the_manifest_says_what_int8_did(cli: Cli, tmp_path: Path, data: Path) -> None:
+    art = tmp_path / "f.optc"
+    code, out, err = cli(MODEL, "--int8", "--calib", data, "--accuracy-budget", "10%", "-o", art)
+    assert code == 0, err
+    assert "budget: 10.00%" in out
+    told = optc.load(art).manifest["quantization"]
+    assert told["budget"]["holds"]
+    assert told["outputs"] == {"logits": "logits"}
+    assert set(told["layers"][0]) >= {"layer", "snr_db", "alone_db", "cause", "fix", "gain_db"}
+    assert told["outputs_db"]["logits"] > 20

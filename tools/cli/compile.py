@@ -16,7 +16,7 @@ from ...compiler.errors import UnsupportedError, UsageError
 from ...compiler.options import Options
 from ..data import parse_shapes
 from .common import Json, Printer, Quiet, Shapes, TargetName
-from .quantize import AccuracyBudget, CalibrationData, CalibrationMethod, calibration_data, parse_share
+from .quantize import AccuracyBudget, CalibrationData, CalibrationMethod, WeightFormat, calibration_data, parse_share
 
 
 def command(
@@ -34,7 +34,7 @@ def command(
     calib: CalibrationData = None,
     calib_method: CalibrationMethod = "auto",
     accuracy_budget: AccuracyBudget = None,
-    weights: Annotated[str | None, typer.Option(help="Compress weights only, e.g. int8 or int4:block=32.")] = None,
+    weights: WeightFormat = None,
     bf16: Annotated[bool, typer.Option("--bf16", help="Not in this version.")] = False,
     fp16: Annotated[bool, typer.Option("--fp16", help="Not in this version.")] = False,
     tune: Annotated[bool, typer.Option("--tune", help="Not in this version.")] = False,

@@ -1,6 +1,7 @@
 """Quantize a model to 8-bit integers and write it as standard QDQ ONNX.
 
-Example: optc quantize model.onnx --calib samples.npz -o model.int8.onnx
+Examples: optc quantize model.onnx --calib samples.npz -o model.int8.onnx /
+optc quantize model.onnx --weights int4 -o model.int4.onnx (weights only)
 """
 
 from __future__ import annotations
@@ -25,6 +26,11 @@ AccuracyBudget = Annotated[
     typer.Option(help="What int8 may cost, e.g. 0.5%: the worst layers stay float until the outputs agree so well."),
 ]
 
+WeightFormat = Annotated[
+    str | None,
+    typer.Option("--weights", help="Compress weights only: int8, int4, codebook4, nf4... (docs/weights.md)."),
+]
+
 
 def command(
     model: Annotated[Path, typer.Argument(help="The ONNX model.", metavar="MODEL.onnx")],
@@ -34,24 +40,33 @@ def command(
     accuracy_budget: AccuracyBudget = None,
     shape: Shapes = None,
     prune: Annotated[str | None, typer.Option(help="Prune first, e.g. channels=50%.")] = None,
+    weights: WeightFormat = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     from ...compiler.driver import shrunk
     from ...compiler.onnx.exporter import save_model
+    from ...passes.pipelines import simplify
+    from ...passes.quantization.weights import pack_weights
 
     options = Options(
         shapes=parse_shapes(shape or []),
         prune=prune,
-        int8=True,
+        int8=weights is None,
         calibration_method=calib_method,
         accuracy_budget=parse_share(accuracy_budget),
+        weights=weights,
     )
     options.check()
+    if weights is not None and calib is not None:
+        raise UsageError("--weights needs no data", hint="Leave out --calib, or --weights.")
     printer = Printer(json, quiet)
     with printer.progress(model.name) as progress:
         data = calibration_data(calib, model) if calib else None
-        graph, lines = shrunk(model, options, data, progress)
+        graph, lines, _ = shrunk(model, options, data, progress)
+        if weights is not None:
+            simplify(graph)
+            lines += pack_weights(graph, weights).lines()
         save_model(graph, output)
     size = output.stat().st_size
     lines.append(f"written to {output} ({size / 1e6:.2f} MB)")
