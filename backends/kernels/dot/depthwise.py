@@ -60,8 +60,8 @@ class DepthwisePlan:
 
 
 def applies(spec: ConvSpec) -> bool:
-    """Whether these kernels take a convolution: depthwise, with channels enough for a vector."""
-    return spec.depthwise and spec.c_in >= FEWEST_LANES
+    """Whether these kernels take a convolution: depthwise, channels enough for a vector, padding that does not crop."""
+    return spec.depthwise and spec.c_in >= FEWEST_LANES and min(spec.pads) >= 0
 
 
 def plans(spec: ConvSpec, target: Target) -> Iterator[DepthwisePlan]:
@@ -215,6 +215,8 @@ class _Band:
 
 @dataclass
 class _Emitter:
+    """Emits bands: `x`, `w`, `scratch`, `bias`, `y` are flat views, `border` the byte around the image."""
+
     kb: KernelBuilder
     band: _Band
     x: Expr

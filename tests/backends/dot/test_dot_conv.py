@@ -140,6 +140,10 @@ def test_epilogue_stores_bytes(template: Any, spec: ConvSpec, flat: bool, level:
     np.testing.assert_array_equal(y, Halved.exact(convolution(x, w, bias, spec), residual))
 
 
+def test_padding_that_crops_is_left_to_others() -> None:
+    assert not depthwise.applies(square((8, 8), 16, 16, 3, pad=-1, group=16))
+
+
 def test_few_channels_go_to_the_grouped_convolution() -> None:
     assert not depthwise.applies(square((8, 8), 3, 3, 3, group=3))
     assert not depthwise.applies(square((8, 8), 8, 16, 3, group=8))
