@@ -26,6 +26,8 @@ _LONGEST = 2048
 """Products longer than this keep the nearest weights: H and its inverse would take too long."""
 _ROWS = 4096
 """Inputs taken from a sample."""
+_BLOCK = 64
+"""Weights between two updates of all that are left: one product of matrices in place of many passes over them."""
 _DAMPING = 0.01
 """Of the mean diagonal of H, added to it."""
 
@@ -123,8 +125,12 @@ def reconstruct(weights: np.ndarray, scale: np.ndarray, hessian: np.ndarray) -> 
     if hessian.size and diagonal.mean() > 0:
         damped = hessian + np.eye(size) * _DAMPING * diagonal.mean()
     upper = np.linalg.cholesky(np.linalg.inv(damped)).T
-    for i in range(size):
-        result[:, i] = np.clip(np.rint(rest[:, i] / scale), -127, 127)
-        error = (rest[:, i] - result[:, i] * scale) / upper[i, i]
-        rest[:, i + 1 :] -= np.outer(error, upper[i, i + 1 :])
+    for start in range(0, size, _BLOCK):
+        stop = min(start + _BLOCK, size)
+        errors = np.zeros((len(weights), stop - start))
+        for i in range(start, stop):
+            result[:, i] = np.clip(np.rint(rest[:, i] / scale), -127, 127)
+            errors[:, i - start] = (rest[:, i] - result[:, i] * scale) / upper[i, i]
+            rest[:, i + 1 : stop] -= np.outer(errors[:, i - start], upper[i, i + 1 : stop])
+        rest[:, stop:] -= errors @ upper[start:stop, stop:]
     return result
