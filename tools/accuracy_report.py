@@ -127,7 +127,7 @@ def markdown(table: Sequence[Row], command: str, calibration: int) -> str:
         "| --- | --- | ---: | ---: |" + " ---: |" * len(systems) + " --- |",
     ]
     for row in table:
-        cells = [_points(row.differences[s]) if s in row.differences else "fails" for s in systems]
+        cells = [_cell(row, s) for s in systems]
         metric = f"{row.metric} (agreement)" if row.agreement else row.metric
         lines.append(
             f"| {row.model} | {metric} | {row.base.n} | {100 * row.base.value:.2f} | {' | '.join(cells)} "
@@ -143,6 +143,9 @@ def markdown(table: Sequence[Row], command: str, calibration: int) -> str:
     return "\n".join(lines)
 
 
-def _points(difference: MetricResult) -> str:
+def _cell(row: Row, system: str) -> str:
+    if system not in row.differences:
+        return "fails" if system in row.failures else "-"
+    difference = row.differences[system]
     low, high = difference.ci95
     return f"{100 * difference.value:+.2f} ± {50 * (high - low):.2f}"
