@@ -68,15 +68,22 @@ class Facts:
 
 def cause_of(facts: Facts) -> tuple[str, str]:
     """(cause, figures that show it), the first that applies."""
-    if facts.widened:
-        return "bias overflow", "a bias too large for int32 widened the steps of weights"
-    if facts.alone - facts.snr > _BEFORE:
-        return "error from before", f"{facts.alone - facts.snr:.0f} dB less than given float inputs"
-    if facts.alone >= CLEAN:
-        if facts.island:
-            return "integer island", "exact, but floats on both sides: conversions are not paid for"
-        return "none", "as exact as 8 bits are"
+    before = facts.alone - facts.snr
+    if facts.alone < CLEAN:
+        cause, detail = _own_cause(facts)
+        return cause, f"{detail}; most noise comes from before" if before > _BEFORE else detail
+    if before > _BEFORE:
+        return "error from before", f"{before:.0f} dB less than given float inputs"
+    if facts.island:
+        return "integer island", "exact, but floats on both sides: conversions are not paid for"
+    return "none", "as exact as 8 bits are"
+
+
+def _own_cause(facts: Facts) -> tuple[str, str]:
+    """What the layer itself adds noise by."""
     if facts.weights_only < facts.input_only:
+        if facts.widened:
+            return "bias overflow", "a bias too large for int32 widened the steps of weights"
         return "weight rounding", f"weights alone give {facts.weights_only:.1f} dB, the input {facts.input_only:.1f}"
     if facts.clip_error > facts.round_error:
         return "clipped tail", f"{facts.clipped:.2%} of the input is clipped, which costs more than rounding"

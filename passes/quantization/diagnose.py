@@ -27,9 +27,9 @@ from .whatif import FLOAT, Fix, WhatIf, floats_of, output_channels
 if TYPE_CHECKING:
     from .quantize import Study
 
-WORST = 6
+WORST = 5
 """Layers for which fixes are tried."""
-_PROBES = 4
+_PROBES = 3
 """Samples on which all this is measured."""
 _WORTH = 0.5
 """Decibels that a fix must gain to be named."""

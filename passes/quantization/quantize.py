@@ -18,9 +18,11 @@ from ...compiler.ir import Graph, Node, Value
 from ...compiler.options import Calibration
 from ..base import PassContext
 from ..pipelines import simplify
+from .agreement import kinds_of
 from .bias import shifts_of
 from .budget import JUDGED, walk
 from .calibrate import Collected, Progress, collect
+from .diagnose import diagnose
 from .execute import Sample
 from .histogram import Histogram
 from .insert import Choice, applied, insert
@@ -42,8 +44,8 @@ STUDIED = 16
 class Recipe:
     """How to quantize. `method` chooses ranges (see observers.py; "auto": what costs least); layers named in
     `float_layers` stay float; `smooth`, `round_weights` and `correct_bias` are algorithms that may be switched off;
-    `budget` is the share of the float model's score that int8 may cost, None: whatever it costs; `memory` bounds
-    calibration, in bytes."""
+    `budget` is the share of the float model's score that int8 may cost, None: whatever it costs; `diagnose` asks
+    for causes and fixes of errors; `memory` bounds calibration, in bytes."""
 
     method: Method | Literal["auto"] = "auto"
     float_layers: frozenset[str] = frozenset()
@@ -51,6 +53,7 @@ class Recipe:
     round_weights: bool = True
     correct_bias: bool = True
     budget: float | None = None
+    diagnose: bool = False
     memory: int = 2 << 30
     threads: int = 1
 
@@ -98,6 +101,8 @@ def quantize(
         walked = walk(found, recipe.budget, metric, found.judged, state=steps, say=progress)
         placement = found.placed(walked.best.float_layers)
         found.report.took(walked, placement)
+    if recipe.diagnose:
+        found.report.explained(diagnose(found, found.report.float_layers), kinds_of(graph))
     insert(graph, placement, found.choice)
     return found.report
 

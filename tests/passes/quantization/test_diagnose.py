@@ -115,7 +115,7 @@ def facts(**changed: object) -> Facts:
 @pytest.mark.parametrize(
     ("found", "cause"),
     [
-        (facts(widened=True), "bias overflow"),
+        (facts(widened=True, weights_only=19.0), "bias overflow"),
         (facts(alone=40.0), "error from before"),
         (facts(snr=40.0, alone=40.0), "none"),
         (facts(snr=40.0, alone=40.0, island=True), "integer island"),
