@@ -20,7 +20,7 @@ from .walk import Walk
 UNROLLED_STEPS = 4
 """Walks of at most so many steps need no loop."""
 PIECES = 8
-"""In how many pieces a block is stored while the next one is computed; half of them do where that takes long."""
+"""In how many pieces a block is stored while the next one is computed."""
 SLOTS = 2
 """Blocks that have scratch: one is written while another is read."""
 
@@ -278,8 +278,7 @@ class Pipeline:
             with self.kb.when(number >= 0):
                 self._store(before, number, slot, first, last)
 
-        count = PIECES if self.tiles.walk.steps <= UNROLLED_STEPS else PIECES // 2
-        bounds = [known(floordiv(self.tiles.rows * i, count)) for i in range(count + 1)]
+        bounds = [known(floordiv(self.tiles.rows * i, PIECES)) for i in range(PIECES + 1)]
         pieces = [partial(piece, first, last) for first, last in pairwise(bounds)]
         self.tiles.multiply(a, columns, panel, 1 - slot, pieces)
         self._remember(panel.number, i64(block), 1 - slot)
