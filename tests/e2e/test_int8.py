@@ -152,3 +152,33 @@ def test_the_manifest_says_what_int8_did(cli: Cli, tmp_path: Path, data: Path) -
     assert told["outputs"] == {"logits": "logits"}
     assert set(told["layers"][0]) >= {"layer", "snr_db", "alone_db", "cause", "fix", "gain_db"}
     assert told["outputs_db"]["logits"] > 20
+
+
+def test_verify_explains_and_judges(cli: Cli, tmp_path: Path, data: Path) -> None:
+    art, q = tmp_path / "f.optc", tmp_path / "q.onnx"
+    assert cli(MODEL, "--int8", "--calib", data, "--accuracy-budget", "10%", "-o", art, "--quiet")[0] == 0
+    code, out, err = cli("verify", art, MODEL, "--data", data)
+    assert code == 0, err
+    assert "accuracy budget 10.00%: holds" in out
+    assert "dB alone" in out
+    code, out, err = cli("verify", art, MODEL, "--json")
+    assert code == 0, err
+    assert json.loads(out)["layers"][0]["cause"]
+    assert cli("quantize", MODEL, "--calib", data, "--accuracy-budget", "10%", "-o", q, "--quiet")[0] == 0
+    code, out, err = cli("verify", art, q, "--data", data)
+    assert code == 0, err
+    assert "against the quantized model" in out
+
+
+def test_verify_fails_on_another_model(cli: Cli, tmp_path: Path, data: Path) -> None:
+    """The sign of the last layer's weights: every output is all wrong."""
+    art, other = tmp_path / "f.optc", tmp_path / "other.onnx"
+    assert cli(MODEL, "--int8", "--calib", data, "-o", art, "--quiet")[0] == 0
+    model = onnx.load(MODEL)
+    last = next(n for n in model.graph.node if "logits" in n.output)
+    model.graph.node.append(onnx.helper.make_node("Neg", ["negative"], ["logits"]))
+    last.output[0] = "negative"
+    onnx.save(model, other)
+    code, _, err = cli("verify", art, other, "--data", data)
+    assert code == 5
+    assert "all wrong" in err
