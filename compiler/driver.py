@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -215,7 +216,7 @@ def _compile_file(model: Source, options: Options, calibration: Calibration | No
     if options.int8:  # calibration was the first half
         say = _part(say, 0.5, 1.0)
     say("optimizing the graph", 0.02)
-    nodes = len(graph)
+    nodes, before = len(graph), _ops(graph)
     context = optimize(graph, notes)
     if options.weights:
         from ..passes.quantization.weights import pack_weights
@@ -224,7 +225,7 @@ def _compile_file(model: Source, options: Options, calibration: Calibration | No
     say("lowering", 0.05)
     fallback = Fallback() if options.fallback else None
     lowered = lower(graph, target, fallback)
-    summary = summarize(nodes, lowered, context, target)
+    summary = summarize(nodes, lowered, context, target) | {"ops": {"before": before, "after": _ops(graph)}}
     manifest = {"options": options.as_dict(), "model": graph.name, "versions": versions(), "summary": summary}
     if quantized is not None:
         manifest["quantization"] = quantized.as_dict()
@@ -232,6 +233,11 @@ def _compile_file(model: Source, options: Options, calibration: Calibration | No
     build_artifact(lowered, target, manifest | {"fallback": sorted(extras)}, out, extras=extras, report=say)
     say(f"compiled in {time.perf_counter() - started:.1f} s", 1.0)
     return quantized is None or not quantized.interrupted
+
+
+def _ops(graph: Graph) -> dict[str, int]:
+    """How many nodes of each op."""
+    return dict(Counter(node.op for node in graph.all_nodes()))
 
 
 def _part(say: Progress, begin: float, end: float) -> Progress:

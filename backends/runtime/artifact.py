@@ -56,6 +56,12 @@ class Artifact:
     extras: dict[str, memoryview]
     mapping: memoryview = field(repr=False)
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each part; what is neither code, weights nor an extra is the manifest and padding."""
+        parts = {"code": len(self.code), "weights": len(self.weights), **{n: len(v) for n, v in self.extras.items()}}
+        return parts | {"manifest and padding": len(self.mapping) - sum(parts.values())}
+
     def tensor(self, name: str) -> np.ndarray:
         """The read-only weight `name`, without a copy. Raises KeyError if there is none."""
         for entry in self.manifest["weights"]["tensors"]:

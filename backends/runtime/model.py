@@ -227,6 +227,17 @@ class Model:
 
         return render(found)
 
+    def report(self, path: str | os.PathLike[str], inputs: Mapping[str, Any] | None = None) -> None:
+        """Writes all that is known about this model as one HTML page; with `inputs`, also the time of each step.
+
+        Raises ArtifactError if it cannot be written, ShapeError if the inputs do not fit.
+        """
+        from ..report import page
+
+        times = [] if inputs is None else [(t.name, t.milliseconds) for t in self.profile(**inputs)]
+        with atomic_file(Path(path)) as file:
+            file.write(page(self.manifest, self._artifact.sizes, times).encode())
+
     def workspace_bytes(self, shapes: Mapping[str, Sequence[int]] | None = None) -> int:
         """Bytes of working memory that a call with inputs of these shapes plans; a static model needs no shapes.
 

@@ -33,6 +33,8 @@ _PROBES = 3
 """Samples on which all this is measured."""
 _WORTH = 0.5
 """Decibels that a fix must gain to be named."""
+_SENSITIVE = 1.0
+"""Decibels at the model's output that the noise of an exact layer costs for it to be told."""
 KEEP_FLOAT = "keep float"
 
 
@@ -59,7 +61,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The layers, that which adds most noise of its own first, and the model's outputs in dB."""
+    """The layers, the worst first, and the model's outputs in dB."""
 
     rows: tuple[Row, ...]
     outputs_db: Mapping[str, float]
@@ -74,8 +76,13 @@ class Diagnosis:
         return {"outputs_db": dict(self.outputs_db), "layers": [asdict(row) for row in self.rows]}
 
 
-def diagnose(study: Study, float_layers: Collection[str] = (), worst: int = WORST) -> Diagnosis:
+def diagnose(
+    study: Study, float_layers: Collection[str] = (), harm: Mapping[str, float] | None = None, worst: int = WORST
+) -> Diagnosis:
     """The diagnosis of a quantization; `float_layers` are those left float beside the study's own.
+
+    `harm` is what each layer costs at the outputs, in dB, if known (see budget.py): the worst layers are those of most
+    harm, or else those of most noise of their own.
 
     Takes a run of the model for each of a few samples, and a handful more for each of the `worst` layers.
     """
@@ -92,7 +99,8 @@ def diagnose(study: Study, float_layers: Collection[str] = (), worst: int = WORS
         known = replace(known, input_only=alone[node][1], weights_only=alone[node][2])
         cause, detail = cause_of(known)
         rows.append((node, known, Row(node.name, node.op, known.snr, known.alone, cause, detail)))
-    rows.sort(key=lambda row: row[1].alone)
+    harm = harm or {}
+    rows.sort(key=lambda row: (-harm.get(row[2].layer, 0.0), row[1].alone))
     tried = [whole.best_fix(row, node, known) for node, known, row in rows[:worst]]
     outputs = {name: whole.snr(name) for name in whole.outputs}
     return Diagnosis((*tried, *(row for _, _, row in rows[worst:])), outputs)
@@ -156,8 +164,10 @@ class _Whole:
         float_ = tried.pop()  # the last one
         best = max(tried, default=float_)
         chosen = best if best[0] >= max(_WORTH, float_[0] / 2) else float_
-        if chosen[0] < _WORTH:
+        if chosen[0] < _WORTH or chosen[1] <= 0:
             return row
+        if row.cause == "none" and chosen[1] >= _SENSITIVE:
+            row = replace(row, cause="sensitive", detail=f"{row.detail}, but what follows amplifies its error")
         return replace(row, fix=chosen[2], gain_db=chosen[0], output_gain_db=chosen[1])
 
     def _fixes(self, node: Node, facts: Facts) -> Iterator[tuple[str, Fix]]:

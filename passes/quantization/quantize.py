@@ -102,7 +102,9 @@ def quantize(
         placement = found.placed(walked.best.float_layers)
         found.report.took(walked, placement)
     if recipe.diagnose:
-        found.report.explained(diagnose(found, found.report.float_layers), kinds_of(graph))
+        report = found.report
+        harm = report.walk.harm if report.walk else None
+        report.explained(diagnose(found, report.float_layers, harm), kinds_of(graph))
     insert(graph, placement, found.choice)
     return found.report
 
