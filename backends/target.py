@@ -64,6 +64,11 @@ class Target:
         """
         return _host()
 
+    @property
+    def multiplies_bytes(self) -> bool:
+        """Whether one instruction multiplies bytes and sums them in 32 bits, which is where integers beat floats."""
+        return self.has("avx512vnni") or self.has("avxvnni")
+
     def has(self, feature: str) -> bool:
         """Whether the processor has a feature, by LLVM's name, e.g. "avx512vnni"."""
         return feature in self.features

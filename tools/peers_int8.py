@@ -135,6 +135,7 @@ def onnxruntime_quantize(
             quant_pre_process(source, prepared, save_as_external_data=large)
         except Exception:  # symbolic shape inference refuses many models, with bare exceptions; it may be left out
             logging.getLogger(__name__).info("%s: symbolic shape inference left out", model.name)
+            Path("sym_shape_infer_temp.onnx").unlink(missing_ok=True)  # which it leaves in the working directory
             quant_pre_process(source, prepared, skip_symbolic_shape=True, save_as_external_data=large)
         for adjust in (True, False):
             # Widening weight scales until the bias fits int32 fails on the LayerNorms of some models, with an

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from ..ir import Node
 from ..types import DType, TensorType
-from .base import Op, check_rank, fail, register, type_of
+from .base import Op, check_rank, fail, register
 from .matmul import check_equal, matmul_shape
 from .nhwc import ChannelsLast
 
