@@ -33,9 +33,11 @@ from .ranges import best_grids, grids_of
 from .report import Kept, QuantizeReport
 from .rounding import rounded
 from .samples import checked
-from .smooth import smooth
+from .smooth import LEAST_GAIN, Scaling, apply_scalings, scaled_copy, scalings
 from .synthetic import Synthetic
 
+_WORTH = 0.1
+"""dB that equalizing must gain at the outputs: less is by chance."""
 STUDIED = 16
 """Samples on which choices are measured; calibration proper sees all."""
 
@@ -135,7 +137,7 @@ def study(
     smoothed: dict[Node, Kept] = {}
     if recipe.smooth and judge:
         say("equalizing channels", 0.0)
-        smoothed = smooth(graph, placement, fit, judge)
+        smoothed = _smooth(graph, placement, fit, judge, recipe.float_layers)
         placement = place(graph, recipe.float_layers)
     seen = observe(graph, placement.values, samples, recipe, state=state, key=data.key, progress=progress)
     layers = [n.name for n in placement.layers]
@@ -160,6 +162,36 @@ def study(
         shifts, steps = shifts_of(graph, placement, choice, fit, judge)
         choice = guard.better(choice, replace(choice, shifts=shifts), report, "bias corrected", steps)
     return Study(graph, placement, choice, tuple(studied), report, tuple(judged), histograms)
+
+
+def _smooth(
+    graph: Graph,
+    placement: Placement,
+    fit: Sequence[Sample],
+    judge: Sequence[Sample],
+    float_layers: Collection[str],
+) -> dict[Node, Kept]:
+    """Equalizes channels, in place, as far as that brings the quantized outputs nearer to the float ones.
+
+    All layers that gain are tried, then the half that gains most, and so on; ranges are those of the samples `fit`.
+    """
+    found = scalings(graph, placement, fit, judge)
+    useful = [each for each in found if each.gain > LEAST_GAIN]
+    expected = outputs_of(graph, judge)
+
+    def snr(chosen: Sequence[Scaling]) -> float:
+        copy = scaled_copy(graph, chosen)
+        places = place(copy, float_layers)
+        wanted = {v.name: [Histogram()] for v in places.values}
+        collect(copy, wanted, fit)
+        grids = grids_of(places, {name: each[0] for name, each in wanted.items()}, "mse")
+        return agreement(graph, expected, outputs_of(applied(copy, places, Choice(grids)), judge))
+
+    before = snr([]) if useful else 0.0
+    while useful and snr(useful) < before + _WORTH:
+        useful = useful[: len(useful) // 2]
+    steps = {node: step for each in found for node, step in each.steps.items()}
+    return steps | apply_scalings(graph, useful)
 
 
 class _Guard:

@@ -7,13 +7,14 @@ A channel of x is divided by s_c and the weights that read it are multiplied, wi
 (Xiao et al., "SmoothQuant: Accurate and Efficient Post-Training Quantization for Large Language Models", ICML 2023,
 equation 4). For a depthwise convolution, whose weights have a scale for each channel, a = 1 costs nothing. `a` is
 searched value by value. What divides x is absorbed by what makes it (see equalize.py), or else becomes a
-multiplication, which a kernel does in registers before it stores x in 8 bits.
+multiplication, which a kernel does in registers before it stores x in 8 bits. What gains at the layers may still lose
+at the outputs: `scalings` finds what gains, `apply_scalings` does it, and who calls them judges the whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -32,7 +33,7 @@ from .statistics import ChannelRange, State
 _ALPHAS = (0.25, 0.5, 0.75)
 _WIDEST = 1e3
 """Scales lie within this factor of their median."""
-_FREE_GAIN = 0.25
+LEAST_GAIN = 0.25
 _PAID_GAIN = 2.0
 """dB that a layer must gain if nothing is computed for it, and if a multiplication is."""
 
@@ -45,6 +46,17 @@ class _Shared:
     layers: tuple[Node, ...]
     axis: int
     scales: tuple[np.ndarray, ...]  # each [channels]; ones first
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """What gains at the layers that read a value: to divide it by `scale` [channels], in dB."""
+
+    way: _Shared
+    scale: np.ndarray
+    gain: float
+    steps: Mapping[Node, Kept]
+    """What it does to each layer."""
 
 
 class _Histograms:
@@ -70,13 +82,10 @@ class _Histograms:
             histogram.load({k.split(".", 1)[1]: a for k, a in state.items() if k.startswith(f"{i}.")})
 
 
-def smooth(
-    graph: Graph, placement: Placement, fit: Sequence[Sample], judge: Sequence[Sample], *, insert: bool = True
-) -> dict[Node, Kept]:
-    """Scales what gains by it, in place; the graph computes the same as before.
+def scalings(graph: Graph, placement: Placement, fit: Sequence[Sample], judge: Sequence[Sample]) -> list[Scaling]:
+    """What may be scaled, most gain first; the graph stays as it is.
 
-    Scales and ranges come from the samples `fit`, what they gain is measured on `judge`. `insert` allows
-    multiplications where nothing absorbs a scale.
+    Scales and ranges come from the samples `fit`, what they gain is measured on `judge`.
     """
     shared = _ways(graph, placement, fit)
     statistics = {each.value.name: [_Histograms(each.axis, each.scales)] for each in shared}
@@ -85,16 +94,40 @@ def smooth(
     for each in shared:
         trials += _trials(each, statistics[each.value.name][0].histograms)
     outcomes = iter(measure(graph, trials, judge))
-    steps: dict[Node, Kept] = {}
+    scalings: list[Scaling] = []
     for each in shared:
         found = [[next(outcomes) for _ in each.layers] for _ in each.scales]
         costs = [decibels(1.0, sum(o.relative for o in outcome)) for outcome in found]
         best = int(np.argmax(costs))
-        gain = costs[best] - costs[0]
-        kept = gain > _FREE_GAIN and _apply(graph, each, each.scales[best], insert and gain > _PAID_GAIN)
-        for node, before, after in zip(each.layers, found[0], found[best], strict=True):
-            steps[node] = Kept(before.snr, after.snr, kept)
+        pairs = zip(each.layers, found[0], found[best], strict=True)
+        steps = {node: Kept(before.snr, after.snr, False) for node, before, after in pairs}
+        scalings.append(Scaling(each, each.scales[best], costs[best] - costs[0], steps))
+    return sorted(scalings, key=lambda s: -s.gain)
+
+
+def apply_scalings(graph: Graph, chosen: Sequence[Scaling], *, insert: bool = True) -> dict[Node, Kept]:
+    """Scales in place what gains enough; the graph computes the same as before. The result tells what was done.
+
+    `insert` allows multiplications where nothing absorbs a scale.
+    """
+    steps: dict[Node, Kept] = {}
+    for each in chosen:
+        kept = each.gain > LEAST_GAIN and _apply(graph, each.way, each.scale, insert and each.gain > _PAID_GAIN)
+        steps |= {node: step._replace(kept=kept) for node, step in each.steps.items()}
     return steps
+
+
+def scaled_copy(graph: Graph, chosen: Sequence[Scaling], *, insert: bool = True) -> Graph:
+    """A copy of the graph to which the scalings are applied."""
+    values: dict[Value, Value] = {}
+    copy = graph.clone(values)
+    nodes = dict(zip(graph.nodes, copy.nodes, strict=True))
+    moved = []
+    for each in chosen:
+        way = replace(each.way, value=values[each.way.value], layers=tuple(nodes[n] for n in each.way.layers))
+        moved.append(replace(each, way=way, steps={nodes[n]: step for n, step in each.steps.items()}))
+    apply_scalings(copy, moved, insert=insert)
+    return copy
 
 
 def _ways(graph: Graph, placement: Placement, samples: Sequence[Sample]) -> list[_Shared]:

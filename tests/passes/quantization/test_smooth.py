@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 from helpers import graph_of, run_reference
 from optc.compiler.ir import Graph
+from optc.compiler.printing import print_graph
 from optc.passes.quantization.placement import place
 from optc.passes.quantization.report import Kept
-from optc.passes.quantization.smooth import smooth
+from optc.passes.quantization.smooth import apply_scalings, scaled_copy, scalings
 
 Samples = list[dict[str, np.ndarray]]
 
@@ -47,7 +48,7 @@ def smoothed(source: str, **options: bool) -> tuple[Graph, dict[str, Kept], floa
     graph = graph_of(source)
     data = samples(graph)
     expected = run_reference(graph, data[0])["y"]
-    steps = smooth(graph, place(graph), data[::2], data[1::2], **options)
+    steps = apply_scalings(graph, scalings(graph, place(graph), data[::2], data[1::2]), **options)
     change = np.abs(run_reference(graph, data[0])["y"] - expected).max() / np.abs(expected).max()
     return graph, {n.output.name: step for n, step in steps.items()}, float(change)
 
@@ -90,3 +91,12 @@ def test_a_channel_of_zeros() -> None:
     _, steps, change = smoothed(NORM.replace("[100.0, 1.0,", "[100.0, 0.0,"))
     assert np.isfinite(steps["y"].after)
     assert change < 1e-5
+
+
+def test_a_copy_is_scaled_and_the_graph_is_not() -> None:
+    graph = graph_of(NORM)
+    before, data = print_graph(graph, consts="full"), samples(graph)
+    copy = scaled_copy(graph, scalings(graph, place(graph), data[::2], data[1::2]))
+    assert print_graph(graph, consts="full") == before
+    assert print_graph(copy, consts="full") != before
+    np.testing.assert_allclose(run_reference(copy, data[0])["y"], run_reference(graph, data[0])["y"], rtol=1e-4)
