@@ -64,7 +64,7 @@ def test_the_page_holds_the_facts_and_loads_nothing(cli: Cli, artifact: Path, tm
         *manifest["kernels"].values(),
         told["layers"][0]["layer"],
         "weights",
-        "ConvInteger",
+        "optc.ConvInteger",
     ):
         assert fact in found.cells
     assert "on this machine" in html
