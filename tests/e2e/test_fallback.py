@@ -45,17 +45,17 @@ def node(op: str, inputs: str, outputs: str, domain: str = "", **attrs: Any) -> 
     return helper.make_node(op, inputs.split(), outputs.split(), name=f"{op}_{outputs[0]}", domain=domain, **attrs)
 
 
-def quantized_matmul() -> onnx.ModelProto:
+def contributed() -> onnx.ModelProto:
     """Ops of com.microsoft between ops of ai.onnx, with a dynamic batch."""
     weights = {
-        "w": RNG.integers(0, 255, (16, 1, 16), np.uint8),
+        "w": RNG.standard_normal((32, 16), np.float32),
         "s": RNG.random(16, np.float32) / 10,
         "b": RNG.random((8, 16), np.float32),
         "v": RNG.random((5, 8), np.float32) + 9,
     }
     nodes = [
         node("Relu", "x", "r"),
-        node("MatMulNBits", "r w s", "q", "com.microsoft", K=32, N=16, bits=4, block_size=32),
+        node("FusedGemm", "r w s", "q", "com.microsoft", activation="LeakyRelu", activation_alpha=0.1),
         node("Sigmoid", "q", "g"),
         node("Mul", "g q", "m"),
         node("Gemm", "m b", "h", transB=1),
@@ -157,7 +157,7 @@ def function() -> onnx.ModelProto:
 
 
 CASES: dict[str, tuple[Callable[[], onnx.ModelProto], list[np.ndarray]]] = {
-    "quantized_matmul": (quantized_matmul, [RNG.standard_normal((n, 32), np.float32) for n in (3, 1)]),
+    "contributed": (contributed, [RNG.standard_normal((n, 32), np.float32) for n in (3, 1)]),
     "ngrams": (ngrams, [RNG.integers(-4, 4, (n, 8)) for n in (2, 5)]),
     "strings": (strings, [np.array(x) for x in ([0, -1, 5], [1])]),
     "parted": (parted, [np.array(x) for x in ([3, 1, 0], [7])]),
@@ -186,7 +186,7 @@ def test_results_are_those_of_onnxruntime(case: str) -> None:
 
 
 def test_a_fresh_process_runs_the_artifact(tmp_path: Path) -> None:
-    source = quantized_matmul()
+    source = contributed()
     x = np.ones((2, 32), np.float32)
     np.save(tmp_path / "x.npy", x)
     optc.compile(source, fallback="onnxruntime", threads=1).save(tmp_path / "a.optc")
@@ -199,7 +199,7 @@ def test_a_fresh_process_runs_the_artifact(tmp_path: Path) -> None:
 
 
 def test_external_data(tmp_path: Path) -> None:
-    source = quantized_matmul()
+    source = contributed()
     x = RNG.standard_normal((2, 32), np.float32)
     expected = reference(source, x)
     onnx.save(source, tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0)
@@ -208,8 +208,8 @@ def test_external_data(tmp_path: Path) -> None:
 
 
 def test_summary_and_manifest_name_each_node() -> None:
-    model = optc.compile(quantized_matmul(), fallback="onnxruntime", threads=1)
-    nodes = ["MatMulNBits_q (com.microsoft.MatMulNBits)", "CDist_d (com.microsoft.CDist)"]
+    model = optc.compile(contributed(), fallback="onnxruntime", threads=1)
+    nodes = ["FusedGemm_q (com.microsoft.FusedGemm)", "CDist_d (com.microsoft.CDist)"]
     assert model.manifest["summary"]["fallback"] == nodes
     assert all(f"{node} runs on ONNX Runtime" in model.summary() for node in nodes)
 
@@ -223,10 +223,10 @@ def test_connected_nodes_are_one_call(case: str, calls: int, nodes: int) -> None
 
 
 def test_without_it_every_node_is_named(cli: Cli, tmp_path: Path) -> None:
-    onnx.save(quantized_matmul(), tmp_path / "m.onnx")
+    onnx.save(contributed(), tmp_path / "m.onnx")
     code, _, err = cli("compile", tmp_path / "m.onnx", "-o", tmp_path / "m.optc")
     assert code == 4
-    assert all(name in err for name in ("MatMulNBits_q", "CDist_d", "--fallback onnxruntime"))
+    assert all(name in err for name in ("FusedGemm_q", "CDist_d", "--fallback onnxruntime"))
 
 
 def test_a_model_without_such_nodes_is_left_alone() -> None:
@@ -235,7 +235,7 @@ def test_a_model_without_such_nodes_is_left_alone() -> None:
 
 
 def test_a_result_of_unknown_rank_is_named() -> None:
-    model = quantized_matmul()
+    model = contributed()
     del model.graph.value_info[:]
     with pytest.raises(optc.UnsupportedError, match=r"rank of results.*d of CDist_d.*value_info"):
         import_model(model, fallback=True)
