@@ -48,6 +48,19 @@ def lowest_opset(graph: Graph) -> int:
 
 def node_opset(node: Node) -> int:
     """The lowest opset (13 or later) at which this node, as it is, means what it means in the IR."""
+    inputs = tuple(v.type.dtype if v is not None else None for v in node.inputs)
+    attrs = tuple((k, type(v) if isinstance(v, (np.ndarray, Graph)) else v) for k, v in sorted(node.attrs.items()))
+    signature = (node.op, inputs, tuple(v.type.dtype for v in node.outputs), attrs)
+    if signature not in _OPSETS:
+        _OPSETS[signature] = _node_opset(node)
+    return _OPSETS[signature]
+
+
+_OPSETS: dict[tuple[Any, ...], int] = {}
+"""By what decides on it: op, element types and attributes. Graphs repeat few of these again and again."""
+
+
+def _node_opset(node: Node) -> int:
     domain, name = split_key(node.op)
     history = schemas(domain, name)
     if domain or not history:
@@ -103,6 +116,7 @@ def is_default(schema: Any, key: str, value: Attr) -> bool:
     return bool(type(value) is type(default) and value == default)
 
 
+@functools.cache
 def type_string(dtype: DType) -> str:
     """What schemas call a tensor of this element type."""
     names = {DType.F32: "float", DType.F64: "double", DType.F16: "float16", DType.BF16: "bfloat16"}

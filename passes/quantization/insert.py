@@ -165,7 +165,7 @@ def _shift_bias(graph: Graph, node: Node, shift: np.ndarray) -> None:
 
 def _quantize_value(graph: Graph, value: Value, placement: Placement, grid: Affine) -> None:
     uses = placement.readers[value]
-    after = _first_after(graph, value)
+    after = first_after(graph, value)
     scale = graph.constant(np.float32(grid.scale), f"{value.name}_scale")
     zero = graph.constant(np.uint8(grid.zero_point), f"{value.name}_zero_point")
     loc = Loc((f"{value.name}_quantize",))
@@ -178,7 +178,7 @@ def _quantize_value(graph: Graph, value: Value, placement: Placement, grid: Affi
             graph.set_input(use.user, use.slot, d.output)
 
 
-def _first_after(graph: Graph, value: Value) -> Node | None:
+def first_after(graph: Graph, value: Value) -> Node | None:
     """The node to insert before, so that what is inserted comes right after `value` is made."""
     if value.producer is None:
         return next(iter(graph.nodes), None)

@@ -26,7 +26,7 @@ from .diagnose import diagnose
 from .execute import Sample
 from .histogram import Histogram
 from .insert import Choice, applied, insert
-from .measure import agreement, outputs_of
+from .judge import Judge
 from .observers import Method
 from .placement import Placement, place
 from .ranges import best_grids, grids_of
@@ -145,14 +145,15 @@ def study(
     report.record("channels equalized", smoothed)
 
     say("choosing ranges", 0.0)
+    overall = Judge(graph, placement, judge)
     histograms = {name: h for name, each in seen.statistics.items() for h in each if isinstance(h, Histogram)}
     if recipe.method == "auto":
-        grids, method = best_grids(graph, placement, histograms, fit or judge)
+        grids, method = best_grids(graph, placement, histograms, fit, overall)
         report.notes.append(f"ranges: {method}")
     else:
         grids = grids_of(placement, histograms, recipe.method)
     choice = Choice(grids)
-    guard = _Guard(graph, placement, judge)
+    guard = _Guard(overall)
     if recipe.round_weights and judge:
         say("rounding weights", 0.0)
         weights, steps = rounded(graph, placement, choice, fit, judge)
@@ -177,7 +178,7 @@ def _smooth(
     """
     found = scalings(graph, placement, fit, judge)
     useful = [each for each in found if each.gain > LEAST_GAIN]
-    expected = outputs_of(graph, judge)
+    expected = Judge(graph, placement, judge).expected if useful else []
 
     def snr(chosen: Sequence[Scaling]) -> float:
         copy = scaled_copy(graph, chosen)
@@ -185,7 +186,7 @@ def _smooth(
         wanted = {v.name: [Histogram()] for v in places.values}
         collect(copy, wanted, fit)
         grids = grids_of(places, {name: each[0] for name, each in wanted.items()}, "mse")
-        return agreement(graph, expected, outputs_of(applied(copy, places, Choice(grids)), judge))
+        return Judge(copy, places, judge, expected).snr(Choice(grids))
 
     before = snr([]) if useful else 0.0
     while useful and snr(useful) < before + _WORTH:
@@ -197,25 +198,20 @@ def _smooth(
 class _Guard:
     """Judges choices as a whole: what helps each layer may still hurt the outputs."""
 
-    def __init__(self, graph: Graph, placement: Placement, samples: Sequence[Sample]) -> None:
-        self._graph, self._placement, self._samples = graph, placement, samples
-        self._expected = outputs_of(graph, samples) if samples else []
+    def __init__(self, judge: Judge) -> None:
+        self._judge = judge
         self._known: tuple[Choice, float] | None = None
 
     def better(
         self, old: Choice, new: Choice, report: QuantizeReport, algorithm: str, steps: Mapping[Node, Kept]
     ) -> Choice:
         """The choice whose outputs are nearer to the float graph's; the report gets the steps, kept or not."""
-        before = self._known[1] if self._known and self._known[0] is old else self._snr(old)
-        after = self._snr(new)
+        before = self._known[1] if self._known and self._known[0] is old else self._judge.snr(old)
+        after = self._judge.snr(new)
         kept = after > before
         report.record(algorithm, steps if kept else {n: s._replace(kept=False) for n, s in steps.items()})
         self._known = (new, after) if kept else (old, before)
         return self._known[0]
-
-    def _snr(self, choice: Choice) -> float:
-        quantized = applied(self._graph, self._placement, choice)
-        return agreement(self._graph, self._expected, outputs_of(quantized, self._samples))
 
 
 def observe(

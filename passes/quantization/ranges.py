@@ -6,18 +6,21 @@ range costs is measured at the nodes that read the value, on the float graph wit
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from ...compiler.ir import Graph, Node, Value
 from .execute import Sample
 from .histogram import Histogram
-from .insert import Affine, Choice, applied
-from .measure import Trial, agreement, measure, outputs_of
+from .insert import Affine, Choice
+from .judge import Judge
+from .measure import Trial, measure
 from .observers import Method, Range, range_of
 from .placement import Placement
 
 CANDIDATES: tuple[Method, ...] = ("mse", "percentile", "average", "minmax")
 """What is tried for each value, preferred first among equals. (Entropy is far behind these on every model seen.)"""
+_ALIKE = 0.02
+"""Scales this near to each other are not told apart."""
 _Grids = dict[Value, Affine]
 
 
@@ -32,23 +35,23 @@ def grids_of(placement: Placement, histograms: Mapping[str, Histogram], method: 
 
 
 def best_grids(
-    graph: Graph, placement: Placement, histograms: Mapping[str, Histogram], samples: Sequence[Sample]
+    graph: Graph,
+    placement: Placement,
+    histograms: Mapping[str, Histogram],
+    samples: Sequence[Sample],
+    judge: Judge | None = None,
 ) -> tuple[_Grids, str]:
     """The grids that cost least, and what they are called.
 
     Group by group they are chosen at the readers; if one method for all values serves the graph's outputs better
-    after all, that is taken. Without samples the first candidate is.
+    after all, that is taken. Without samples the first candidate is. `judge` is one of this graph, if there is one.
     """
     by_method: dict[str, _Grids] = {method: grids_of(placement, histograms, method) for method in CANDIDATES}
     if not samples:
         return by_method[CANDIDATES[0]], CANDIDATES[0]
     choices = {"auto": _by_readers(graph, placement, list(by_method.values()), samples), **by_method}
-    expected = outputs_of(graph, samples)
-
-    def snr(grids: _Grids) -> float:
-        return agreement(graph, expected, outputs_of(applied(graph, placement, Choice(grids)), samples))
-
-    scores = {name: snr(grids) for name, grids in choices.items()}
+    judge = judge.on(samples) if judge is not None else Judge(graph, placement, samples)
+    scores = {name: judge.snr(Choice(grids)) for name, grids in choices.items()}
     best = max(scores, key=lambda name: scores[name])
     return choices[best], best
 
@@ -58,7 +61,7 @@ def _by_readers(graph: Graph, placement: Placement, candidates: Sequence[_Grids]
     trials: list[Trial] = []
     places: dict[tuple[Node, int, Affine], int] = {}
     for group in placement.groups:
-        for grid in dict.fromkeys(grids[group[0]] for grids in candidates):
+        for grid in _distinct(grids[group[0]] for grids in candidates):
             for user, slot in (use for v in group for use in placement.readers[v]):
                 if isinstance(user, Node):
                     places[user, slot, grid] = len(trials)
@@ -71,6 +74,15 @@ def _by_readers(graph: Graph, placement: Placement, candidates: Sequence[_Grids]
         def cost(grid: Affine, readers: list[tuple[Node, int]] = readers) -> float:
             return sum(outcomes[places[user, slot, grid]].relative for user, slot in readers)
 
-        best = min(dict.fromkeys(grids[group[0]] for grids in candidates), key=cost)
+        best = min(_distinct(grids[group[0]] for grids in candidates), key=cost)
         chosen |= dict.fromkeys(group, best)
     return chosen
+
+
+def _distinct(grids: Iterable[Affine]) -> list[Affine]:
+    """Those that differ enough from the ones before them to be worth a trial."""
+    found: list[Affine] = []
+    for grid in grids:
+        if not any(abs(grid.scale / g.scale - 1) < _ALIKE and abs(grid.zero_point - g.zero_point) < 2 for g in found):
+            found.append(grid)
+    return found
