@@ -170,25 +170,17 @@ def shrunk(
 
         notes += prune(graph, options.prune).lines()
     if options.int8:
+        from ..backends.runtime.toolchain import cache_folder
         from ..passes.quantization.quantize import Recipe, quantize
 
         threads = options.threads or len(os.sched_getaffinity(0))
         method = cast(Any, options.calibration_method)
         recipe = Recipe(method, budget=options.accuracy_budget, diagnose=True, threads=threads)
-        report = quantize(graph, calibration, recipe, state=_state(graph, calibration), progress=say)
+        report = quantize(graph, calibration, recipe, cache=cache_folder() / "calibration", progress=say)
         notes += report.lines()
     if late:
         fix_shapes(graph, options.shapes)
     return graph, notes, report
-
-
-def _state(graph: Graph, calibration: Calibration | None) -> Path | None:
-    """Where calibration keeps what it has gathered; None for data that cannot be recognized."""
-    from ..backends.runtime.toolchain import cache_folder
-    from ..passes.quantization.checkpoint import state_path
-
-    known = calibration is not None and calibration.samples is not None and calibration.key
-    return state_path(cache_folder() / "calibration", graph, known) if known else None
 
 
 def optimize(graph: Graph, notes: Sequence[str] = ()) -> Any:
@@ -217,6 +209,8 @@ def _compile_file(model: Source, options: Options, calibration: Calibration | No
         say = _part(say, 0.5, 1.0)
     say("optimizing the graph", 0.02)
     nodes, before = len(graph), _ops(graph)
+    if options.int8 and not target.multiplies_bytes:
+        notes.append(f"{target.name} has no products of bytes: int8 makes a model smaller there, hardly faster")
     context = optimize(graph, notes)
     if options.weights:
         from ..passes.quantization.weights import pack_weights

@@ -22,8 +22,10 @@ from .agreement import kinds_of
 from .bias import shifts_of
 from .budget import JUDGED, walk
 from .calibrate import Collected, Progress, collect
+from .checkpoint import state_path
 from .diagnose import diagnose
 from .execute import Sample
+from .forms.normalize import NormalizeQuantized
 from .histogram import Histogram
 from .insert import Choice, applied, insert
 from .judge import Judge
@@ -87,17 +89,21 @@ def quantize(
     calibration: Calibration | None,
     recipe: Recipe | None = None,
     *,
-    state: Path | None = None,
+    cache: Path | None = None,
     progress: Progress | None = None,
 ) -> QuantizeReport:
     """Quantizes a float graph in place; without calibration data on samples made up for its inputs.
 
+    `cache` is a folder in which an interrupted calibration, and the search for layers to leave float, go on later;
+    it serves data with a key.
+
     Raises CalibrationError for samples that do not fit the model.
     """
     recipe = recipe or Recipe()
-    found = study(graph, calibration, recipe, state=state, progress=progress)
+    found = study(graph, calibration, recipe, cache=cache, progress=progress)
     placement = found.placement
     if recipe.budget is not None:
+        state = _state(cache, found.graph, calibration)
         steps = None if state is None else state.with_suffix(".budget.json")
         metric = calibration.metric if calibration else None
         walked = walk(found, recipe.budget, metric, found.judged, state=steps, say=progress)
@@ -116,16 +122,19 @@ def study(
     calibration: Calibration | None,
     recipe: Recipe | None = None,
     *,
-    state: Path | None = None,
+    cache: Path | None = None,
     progress: Progress | None = None,
 ) -> Study:
-    """Decides how to quantize a float graph, which is simplified in place and stays float.
+    """Decides how to quantize a float graph, which is simplified in place and stays float. `cache` as in `quantize`.
+
+    Parts of the graph that are quantized already stay so, in the one form that all passes know.
 
     Raises CalibrationError for samples that do not fit the model.
     """
     recipe = recipe or Recipe()
     data = calibration or Calibration(None)
     say = progress or (lambda what, share: None)
+    NormalizeQuantized().run(graph, PassContext())
     simplify(graph, ctx=PassContext())
     placement = place(graph, recipe.float_layers)
     samples: Iterable[Any] = Synthetic(graph) if data.samples is None else data.samples
@@ -139,6 +148,7 @@ def study(
         say("equalizing channels", 0.0)
         smoothed = _smooth(graph, placement, fit, judge, recipe.float_layers)
         placement = place(graph, recipe.float_layers)
+    state = _state(cache, graph, calibration)
     seen = observe(graph, placement.values, samples, recipe, state=state, key=data.key, progress=progress)
     layers = [n.name for n in placement.layers]
     report = QuantizeReport(layers, len(placement.values), seen.samples, seen.synthetic, recipe.float_layers)
@@ -163,6 +173,12 @@ def study(
         shifts, steps = shifts_of(graph, placement, choice, fit, judge)
         choice = guard.better(choice, replace(choice, shifts=shifts), report, "bias corrected", steps)
     return Study(graph, placement, choice, tuple(studied), report, tuple(judged), histograms)
+
+
+def _state(cache: Path | None, graph: Graph, calibration: Calibration | None) -> Path | None:
+    """The file of a calibration in the cache folder; None for data that cannot be recognized."""
+    known = cache is not None and calibration is not None and calibration.samples is not None and calibration.key
+    return state_path(cache, graph, known) if cache is not None and known else None
 
 
 def _smooth(

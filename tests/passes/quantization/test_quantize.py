@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -175,3 +176,36 @@ def test_without_data_on_made_up_samples() -> None:
     report = quantize(graph_of(NET), None)
     assert report.synthetic
     assert "UNCHECKED" in report.lines()[0]
+
+
+def test_calibration_goes_on_from_the_cache_folder(tmp_path: Path) -> None:
+    plain = Recipe(smooth=False)
+    data = Calibration(samples(), "key")
+    quantize(graph_of(NET), data, plain, cache=tmp_path)
+    assert len(list(tmp_path.glob("*.npz"))) == 1
+    quantize(graph_of(NET), data, plain, cache=tmp_path)
+    assert len(list(tmp_path.glob("*.npz"))) == 1
+
+
+def test_data_without_a_key_leaves_nothing_in_the_cache_folder(tmp_path: Path) -> None:
+    quantize(graph_of(NET), Calibration(samples()), Recipe(smooth=False), cache=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_part_that_is_quantized_already() -> None:
+    source = """
+    graph main(%x: f32[1,8]) {
+      %s: f32[] = const 0.02
+      %z: i8[] = const 3
+      %w: f32[8,8] = const random(1)
+      %v: f32[8,4] = const random(2)
+      %q = QuantizeLinear(%x, %s, %z)
+      %d = DequantizeLinear(%q, %s, %z)
+      %a = MatMul(%d, %w)
+      %y = MatMul(%a, %v)
+      return %y
+    }
+    """
+    rng = np.random.default_rng(0)
+    data = [{"x": rng.standard_normal((1, 8)).astype(np.float32)} for _ in range(4)]
+    assert quality(source, data) > 25
