@@ -16,7 +16,7 @@ import numpy as np
 from ...compiler.ir import Graph, Node
 from .execute import Sample
 from .insert import Choice, bias_place, quantized_operands
-from .measure import Trial, measure
+from .measure import Trial, measure_each
 from .placement import Placement
 from .report import Kept
 
@@ -32,9 +32,9 @@ def shifts_of(
     trials = [Trial(n, quantized_operands(n, choice)) for n in layers]
     shifts: dict[Node, np.ndarray] = {}
     steps: dict[Node, Kept] = {}
-    corrections = [o.shift for o in measure(graph, trials, fit)]
-    plain = measure(graph, trials, judge)
-    for node, shift, before in zip(layers, corrections, plain, strict=True):
+    seen, plain = measure_each(graph, trials, fit, judge)
+    for node, found, before in zip(layers, seen, plain, strict=True):
+        shift = found.shift
         after = before.shifted(shift)
         keep = after.noise < before.noise  # false for what is not finite
         steps[node] = Kept(before.snr, after.snr, keep)

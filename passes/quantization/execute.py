@@ -33,14 +33,20 @@ class Runner:
 
     `outputs` are names of values of the main graph (those inside If, Loop and Scan cannot be had); None means the
     graph's outputs by their own names. `threads` are those of one run, 0 for all cores. Runs may overlap in threads.
-    `free` names constants that a run may replace without a new Runner; what uses them is optimized less. The graph is
-    not changed, and later changes to it are not seen.
+    `free` names constants that a run may replace without a new Runner; what uses them is optimized less. `brief` is
+    for few runs: made sooner, it runs more slowly. The graph is not changed, and later changes to it are not seen.
 
     Raises UsageError for an unknown name, UnsupportedError if ONNX Runtime does not take the model.
     """
 
     def __init__(
-        self, graph: Graph, outputs: Sequence[str] | None = None, *, threads: int = 1, free: Sequence[str] = ()
+        self,
+        graph: Graph,
+        outputs: Sequence[str] | None = None,
+        *,
+        threads: int = 1,
+        free: Sequence[str] = (),
+        brief: bool = False,
     ) -> None:
         found = dict(zip(graph.output_names, graph.outputs, strict=True))
         if outputs is not None:
@@ -53,7 +59,7 @@ class Runner:
         self._made = list(made)
         self._free = {name: v.data for name, v in values_by_name(graph, free).items() if v.data is not None}
         if made:
-            self._session = session(_part(graph, made, self._free), threads)
+            self._session = session(_part(graph, made, self._free), threads, brief=brief)
             self._reads = {i.name for i in self._session.get_inputs()}
 
     def run(self, sample: Sample, constants: Sample | None = None) -> dict[str, np.ndarray]:
@@ -100,8 +106,8 @@ def _part(graph: Graph, outputs: Mapping[str, Value], free: Collection[str]) -> 
     return part
 
 
-def session(graph: Graph, threads: int = 1) -> onnxruntime.InferenceSession:
-    """The graph on ONNX Runtime's CPU provider; through a temporary file if it is large.
+def session(graph: Graph, threads: int = 1, *, brief: bool = False) -> onnxruntime.InferenceSession:
+    """The graph on ONNX Runtime's CPU provider; through a temporary file if it is large. `brief`: little optimized.
 
     Raises UnsupportedError if ONNX Runtime does not take the model.
     """
@@ -110,6 +116,8 @@ def session(graph: Graph, threads: int = 1) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or os.cpu_count() or 1
     options.log_severity_level = 4
+    if brief:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     providers = ["CPUExecutionProvider"]
     try:
         if sum(v.type.nbytes for v in graph.constants()) <= _IN_MEMORY:

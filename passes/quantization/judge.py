@@ -33,8 +33,8 @@ class Judge:
         """`expected`, what the float graph gives for each sample, may come from a judge of an equal function."""
         found = deciders(graph)
         self.samples = list(samples)
-        self._float = Runner(graph, list(dict.fromkeys(v.name for v in found)))
         self._points = [v.name for v in found]
+        self._float = Runner(graph, list(dict.fromkeys(self._points)), brief=True) if expected is None else None
         self._expected = list(expected) if expected is not None else None
         self._switched = _Switched(graph, placement, found)
 
@@ -42,12 +42,13 @@ class Judge:
     def expected(self) -> list[Arrays]:
         """What the float graph gives at the points compared, for each sample."""
         if self._expected is None:
+            assert self._float is not None
             results = [self._float.run(sample) for sample in self.samples]
             self._expected = [[each[name] for name in self._points] for each in results]
         return self._expected
 
     def on(self, samples: Sequence[Sample]) -> Judge:
-        """The same judge, on other samples."""
+        """The same judge, on other samples; not of one that was told what to expect."""
         other = copy.copy(self)
         other.samples, other._expected = list(samples), None
         return other
@@ -91,7 +92,7 @@ class _Switched:
         free += [name for name, _ in self._biases.values()]
         whole = set(graph.outputs)
         self._points = [(copies[v] if v in whole else self._read.get(v, copies[v])).name for v in points]
-        self._runner = Runner(self._graph, list(dict.fromkeys(self._points)), free=free)
+        self._runner = Runner(self._graph, list(dict.fromkeys(self._points)), free=free, brief=True)
 
     def _round(self, value: Value, copied: Value, placement: Placement) -> tuple[str, str]:
         graph, before = self._graph, first_after(self._graph, copied)

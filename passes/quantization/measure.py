@@ -84,22 +84,32 @@ def channel_of(node: Node) -> int:
 
 def measure(graph: Graph, trials: Sequence[Trial], samples: Iterable[Sample]) -> list[Outcome]:
     """The outcome of each trial over the samples (empty outcomes without samples). `graph` is not changed."""
+    return measure_each(graph, trials, samples)[0]
+
+
+def measure_each(graph: Graph, trials: Sequence[Trial], *sets: Iterable[Sample]) -> list[list[Outcome]]:
+    """The outcomes over each of several sets of samples."""
     copies: dict[Value, Value] = {}
     copy = graph.clone(copies)
     builder = _Builder(copy, copies)
     names = [builder.add(trial) for trial in trials]
-    outcomes = [Outcome(0.0, 0.0, np.zeros(1)) for _ in trials]
-    if not trials:
-        return outcomes
-    runner = Runner(copy, list(dict.fromkeys(name for each in names for name in each)))
-    for sample in samples:
-        results = runner.run(sample)
-        for outcome, (size, signal, noise, error) in zip(outcomes, names, strict=True):
-            outcome.signal += float(results[signal])
-            outcome.noise += float(results[noise])
-            outcome.error = outcome.error + results[error].astype(np.float64)
-            outcome.count += int(results[size]) / max(results[error].size, 1)
-    return outcomes
+    wanted = list(dict.fromkeys(name for each in names for name in each))
+    found = [[Outcome(0.0, 0.0, np.zeros(1)) for _ in trials] for _ in sets]
+    if trials:
+        runner = Runner(copy, wanted, brief=True)
+        for outcomes, samples in zip(found, sets, strict=True):
+            for sample in samples:
+                _take(outcomes, names, runner.run(sample))
+    return found
+
+
+def _take(outcomes: Sequence[Outcome], names: Sequence[tuple[str, str, str, str]], results: Sample) -> None:
+    """Adds what one sample gave."""
+    for outcome, (size, signal, noise, error) in zip(outcomes, names, strict=True):
+        outcome.signal += float(results[signal])
+        outcome.noise += float(results[noise])
+        outcome.error = outcome.error + results[error].astype(np.float64)
+        outcome.count += int(results[size]) / max(results[error].size, 1)
 
 
 class _Builder:

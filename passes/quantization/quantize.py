@@ -35,7 +35,7 @@ from .ranges import best_grids, grids_of
 from .report import Kept, QuantizeReport
 from .rounding import rounded
 from .samples import checked
-from .smooth import LEAST_GAIN, Scaling, apply_scalings, scaled_copy, scalings
+from .smooth import LEAST_GAIN, apply_scalings, scaled_copy, scalings
 from .synthetic import Synthetic
 
 _WORTH = 0.1
@@ -194,21 +194,24 @@ def _smooth(
     """
     found = scalings(graph, placement, fit, judge)
     useful = [each for each in found if each.gain > LEAST_GAIN]
-    expected = Judge(graph, placement, judge).expected if useful else []
-
-    def snr(chosen: Sequence[Scaling]) -> float:
-        copy = scaled_copy(graph, chosen)
-        places = place(copy, float_layers)
-        wanted = {v.name: [Histogram()] for v in places.values}
-        collect(copy, wanted, fit)
-        grids = grids_of(places, {name: each[0] for name, each in wanted.items()}, "mse")
-        return Judge(copy, places, judge, expected).snr(Choice(grids))
-
-    before = snr([]) if useful else 0.0
-    while useful and snr(useful) < before + _WORTH:
-        useful = useful[: len(useful) // 2]
+    if useful:
+        plain = Judge(graph, placement, judge)
+        before = plain.snr(_plainly(graph, placement, fit))
+        while useful:
+            copy = scaled_copy(graph, useful)
+            places = place(copy, float_layers)
+            if Judge(copy, places, judge, plain.expected).snr(_plainly(copy, places, fit)) >= before + _WORTH:
+                break
+            useful = useful[: len(useful) // 2]
     steps = {node: step for each in found for node, step in each.steps.items()}
     return steps | apply_scalings(graph, useful)
+
+
+def _plainly(graph: Graph, placement: Placement, samples: Sequence[Sample]) -> Choice:
+    """A quantization for comparisons."""
+    wanted = {v.name: [Histogram()] for v in placement.values}
+    collect(graph, wanted, samples)
+    return Choice(grids_of(placement, {name: each[0] for name, each in wanted.items()}, "mse"))
 
 
 class _Guard:

@@ -33,6 +33,8 @@ from .statistics import ChannelRange, State
 _ALPHAS = (0.25, 0.5, 0.75)
 _WIDEST = 1e3
 """Scales lie within this factor of their median."""
+_UNEVEN = 1.5
+"""Where the largest channel is within this factor of the mean there is little to gain, and nothing is tried."""
 LEAST_GAIN = 0.25
 _PAID_GAIN = 2.0
 """dB that a layer must gain if nothing is computed for it, and if a multiplication is."""
@@ -146,8 +148,10 @@ def _ways(graph: Graph, placement: Placement, samples: Sequence[Sample]) -> list
         size = statistics[x.name][0].absolute_maximum
         weights = np.max([weight_range(n) for n in nodes], 0)
         if size.shape == weights.shape and size.max(initial=0.0) > 0 and np.isfinite(size).all():
-            scales = (np.ones_like(size), *_scales(size, weights, all(_is_depthwise(n) for n in nodes)))
-            found.append(_Shared(x, nodes, input_axis(nodes[0]), scales))
+            free = all(_is_depthwise(n) for n in nodes)
+            if size.max() > _UNEVEN * size.mean():
+                scales = (np.ones_like(size), *_scales(size, weights, free))
+                found.append(_Shared(x, nodes, input_axis(nodes[0]), scales))
     return found
 
 
