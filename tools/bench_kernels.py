@@ -175,7 +175,7 @@ def integer_conv_layer(name: str, size: tuple[int, int], c_in: int, c_out: int, 
     w = random.integers(-127, 128, (c_out, c_in, kernel, kernel), np.int8)
     scale = np.full(c_out, 1e-4, np.float32)
     out = [(extent - 1) // stride + 1 for extent in size]
-    geometry = {"pads": [pad] * 4, "strides": [stride] * 2}
+    geometry: dict[str, Any] = {"pads": [pad] * 4, "strides": [stride] * 2}
 
     def peer(threads: int) -> Callable[[], Any]:
         one, zero, w_zero = np.float32(1), np.uint8(0), np.zeros(c_out, np.int8)
