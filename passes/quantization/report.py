@@ -42,13 +42,13 @@ class QuantizeReport:
     """How each output is compared with the float model's (see agreement.py)."""
 
     def record(self, algorithm: str, steps: Mapping[Node, Kept]) -> None:
-        """Notes what an algorithm did to layers."""
+        """Notes what an algorithm did to layers. Gains are told as what they are: of those kept because they gained."""
         for node, step in steps.items():
             self.steps.setdefault(node.name, {})[algorithm] = step
         gains = [s.after - s.before for s in steps.values() if s.kept]
         if gains:
             text = f"{algorithm}: kept in {len(gains)} of {len(steps)} layers"
-            self.notes.append(f"{text}, {np.mean(gains):+.1f} dB in the mean")
+            self.notes.append(f"{text}, {np.mean(gains):+.1f} dB in the mean (on the samples that decided it)")
 
     def took(self, walk: Walk, placement: Placement) -> None:
         """Notes what the accuracy budget left float."""
