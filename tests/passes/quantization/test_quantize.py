@@ -178,7 +178,7 @@ def test_without_data_on_made_up_samples() -> None:
     assert "UNCHECKED" in report.lines()[0]
 
 
-def test_calibration_goes_on_from_the_cache_folder(tmp_path: Path) -> None:
+def test_equal_data_has_one_file_in_the_cache_folder(tmp_path: Path) -> None:
     plain = Recipe(smooth=False)
     data = Calibration(samples(), "key")
     quantize(graph_of(NET), data, plain, cache=tmp_path)
