@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from .. import models
 from ..models.metrics import Metric, MetricResult
-from .accuracy import FLOAT, OURS, Judged, judges
+from .accuracy import BUDGETS, FLOAT, OURS, Judged, judges
 from .peers_int8 import INT8_PEERS
 
 TITLES = {OURS: "optc int8", **{p.name: p.title for p in INT8_PEERS.values()}, "openvino-bf16": "OpenVINO bf16"}
@@ -122,6 +122,7 @@ def markdown(table: Sequence[Row], command: str, calibration: int) -> str:
         "the interval of their paired difference is named as level. `agreement` rows compare answers with the float",
         "model's instead of the right ones: there only the peers are a measure. OpenVINO runs what NNCF left in float",
         "in its default precision, bf16 where the processor has AMX.",
+        *(f"optc compiles {n}* with --accuracy-budget {b:.1%}, all others without." for n, b in BUDGETS.items()),
         "",
         "| model | metric | n | fp32 | " + " | ".join(TITLES[s] for s in systems) + " | verdict |",
         "| --- | --- | ---: | ---: |" + " ---: |" * len(systems) + " --- |",

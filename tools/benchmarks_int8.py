@@ -14,7 +14,7 @@ from pathlib import Path
 from .. import models
 from ..backends.runtime.model import load
 from ..compiler.driver import compile
-from .accuracy import CALIBRATION, OURS
+from .accuracy import CALIBRATION, OURS, budget_of
 from .accuracy_report import TITLES
 from .bench import Timing, compare, geometric_mean
 from .benchmarks import at_shapes, machine
@@ -63,7 +63,7 @@ def measure_int8(name: str, threads: Sequence[int], rounds: int, holds: Mapping[
     table = []
     with tempfile.TemporaryDirectory() as folder:
         for kind, model in (
-            (OURS, compile(path, int8=True, calibration=own, shapes=shapes)),
+            (OURS, compile(path, int8=True, calibration=own, shapes=shapes, accuracy_budget=budget_of(name))),
             (OWN_FLOAT, compile(path, shapes=shapes)),
         ):
             model.save(Path(folder) / f"{kind}.optc")

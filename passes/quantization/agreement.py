@@ -5,14 +5,15 @@ Of class probabilities the score is the accuracy that the float model itself wou
     sum of p_float(w) / sum of p_float(winner of float)
 
 over all places, since an answer that the float model found nearly as likely is hardly worse. Of another float output
-it is the share of values off by at most 2% of the range (max - min) that the sample's float output spans; of logits
+it is the share of values off by at most 2% of the range (max - min) that the float output spans over all samples (an
+output may be one number); of logits
 (which may be an embedding as well) the lesser of the two; of integers and booleans the share of equal ones. A model's
 score is that of the output that agrees least; the float model's own is 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -59,6 +60,7 @@ class Agreement:
         self._kinds = dict(kinds)
         self._samples = list(samples)
         self._expected = [{n: _Expected(kinds[n], a) for n, a in reference(s).items()} for s in self._samples]
+        self._tolerance = {n: TOLERANCE * _span([e[n].ends for e in self._expected if n in e]) for n in self._kinds}
 
     @property
     def decisions(self) -> int:
@@ -75,7 +77,7 @@ class Agreement:
         for sample, expected in zip(self._samples, self._expected, strict=True):
             found = run(sample)
             for name, each in expected.items():
-                got[name] += each.agreeing(found.get(name))
+                got[name] += each.agreeing(found.get(name), self._tolerance[name])
                 of[name] += each.most
         return {n: float(np.divide(got[n], of[n], out=np.ones(2), where=of[n] > 0).min()) for n in self._kinds}
 
@@ -88,6 +90,8 @@ class _Expected:
         classes = kind != "values" and array.ndim > 0 and array.size > 0
         self._values = None if classes and kind == "probabilities" else array
         self._shape = array.shape
+        finite = array[np.isfinite(array)] if array.dtype.kind == "f" else array[:0]
+        self.ends = (float(finite.min()), float(finite.max())) if finite.size else None
         self.places = int(array.size // array.shape[-1]) if classes else int(array.size)
         self.most = np.array([0.0, 0.0 if self._values is None else array.size])
         self._classes: np.ndarray | None = None
@@ -101,14 +105,14 @@ class _Expected:
             self._chance = np.take_along_axis(rows, self._classes, -1)
             self.most[0] = self._chance.max(-1).sum()
 
-    def agreeing(self, found: np.ndarray | None) -> np.ndarray:
+    def agreeing(self, found: np.ndarray | None, tolerance: float) -> np.ndarray:
         """[probability, values] of what was found."""
         if found is None or found.shape != self._shape:
             return np.zeros(2)
         chance = 0.0
         if self._classes is not None:
             chance = float(self._chance[self._classes == winners(found).reshape(-1, 1)].sum())
-        return np.array([chance, 0 if self._values is None else _near(self._values, found)])
+        return np.array([chance, 0 if self._values is None else _near(self._values, found, tolerance)])
 
 
 def winners(array: np.ndarray) -> np.ndarray:
@@ -116,11 +120,16 @@ def winners(array: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(array).any(-1), -1, array.argmax(-1)).astype(np.int32)
 
 
-def _near(expected: np.ndarray, found: np.ndarray) -> int:
+def _span(ends: Sequence[tuple[float, float] | None]) -> float:
+    """What all samples together span."""
+    known = [e for e in ends if e is not None]
+    return max(high for _, high in known) - min(low for low, _ in known) if known else 0.0
+
+
+def _near(expected: np.ndarray, found: np.ndarray, tolerance: float) -> int:
     if expected.dtype.kind != "f" or not expected.size:
         return int(np.count_nonzero(expected == found))
     finite = np.isfinite(expected)
-    span = float(np.ptp(expected[finite].astype(np.float64))) if finite.any() else 0.0
     with np.errstate(invalid="ignore"):
-        near = np.abs(found.astype(np.float64) - expected) <= TOLERANCE * span
+        near = np.abs(found.astype(np.float64) - expected) <= tolerance
     return int(np.count_nonzero(np.where(finite, near, found == expected)))

@@ -74,3 +74,10 @@ def test_kinds(last: str | None, columns: int, kind: str) -> None:
     nodes += [helper.make_node(last, ["h"], ["y"])] if last else []
     graph = import_model(make_model(nodes, {"w": np.ones((6, columns), np.float32)}, ["N", 6]))
     assert kinds_of(graph) == {"y": kind}
+
+
+def test_one_number_a_sample_is_measured_by_what_all_samples_span() -> None:
+    samples = [{"x": np.array([[x]], np.float32)} for x in (0.0, 0.5, 1.0)]
+    score = Agreement({"y": "values"}, lambda s: {"y": s["x"]}, samples)
+    assert score(lambda s: {"y": s["x"] + 0.015}) == 1.0
+    assert score(lambda s: {"y": s["x"] + 0.03}) == 0.0
