@@ -36,7 +36,7 @@ FLOAT, OURS = "fp32", "optc"
 SYSTEMS = (FLOAT, OURS, *INT8_PEERS, "openvino-bf16")
 """The float model on ONNX Runtime, which all others are compared with; optc's int8; the peers."""
 
-BUDGETS = {"silero-vad": 0.003, "ppocr-cls": 0.003}
+BUDGETS = {"silero-vad": 0.0, "ppocr-cls": 0.003}
 """--accuracy-budget for the models whose names begin so: all in 8 bits they lose more than the bar allows."""
 
 CALIBRATION = 300
