@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import tempfile
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,5 +85,22 @@ def compile_objects(kernels: Mapping[str, Any], target: Target, say: Report) -> 
     objects = []
     for start in range(0, len(names), BATCH):
         say(f"kernel {start + 1} of {len(names)}", 0.1 + 0.8 * start / len(names))
-        objects.append(compile_kernels({n: kernels[n] for n in names[start : start + BATCH]}, target))
+        with _interrupts_wait():
+            objects.append(compile_kernels({n: kernels[n] for n in names[start : start + BATCH]}, target))
     return objects
+
+
+@contextlib.contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Ctrl-C takes effect after the block: thrown through TVM's C++ frames it can corrupt their memory."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    caught: list[int] = []
+    previous = signal.signal(signal.SIGINT, lambda number, frame: caught.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous or signal.default_int_handler)
+    if caught:
+        raise KeyboardInterrupt
