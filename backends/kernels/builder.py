@@ -160,6 +160,14 @@ class KernelBuilder:
         self.emit_block(lambda body: tirx.For(var, i64(0), i64(extent), kind, body))
 
     @contextmanager
+    def share(self, worker: Expr, workers: int, tasks: Dim, name: str = "task") -> Iterator[Expr]:
+        """A loop over the tasks of one of `workers`, who divide `tasks` evenly; yields the task's number."""
+        first = self.let(floordiv(worker * tasks, workers), "first")
+        count = self.let(floordiv((worker + 1) * tasks, workers) - first, "count")
+        with self.loop(count, name) as number:
+            yield self.let(first + number, "number")
+
+    @contextmanager
     def when(self, condition: Expr) -> Iterator[None]:
         """Statements that run if `condition` (a TIR boolean or a Python bool) holds."""
         self._frames.append([])

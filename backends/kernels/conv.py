@@ -215,11 +215,9 @@ def build(
     share = known(g.kernel[0] * g.rows(plan.strip) * g.pitch + kind.depth - 1)
     workspace = buffer(WORKSPACE, (plan.workers, share), kind.held)
     with kb.loop(plan.workers, "worker", parallel=plan.workers > 1) as worker:
-        first = kb.let(floordiv(worker * tasks, plan.workers), "first")
-        count = kb.let(floordiv((worker + 1) * tasks, plan.workers) - first, "count")
         base = kb.let(worker * share, "scratch")
-        with kb.loop(count, "task") as number:
-            task(kb.let(first + number, "number"), (kb.flat(workspace), base))
+        with kb.share(worker, plan.workers, tasks) as number:
+            task(number, (kb.flat(workspace), base))
     return kb.finish([*params, workspace])
 
 

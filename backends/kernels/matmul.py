@@ -274,11 +274,9 @@ def _multiply(
             run(task, 0)
         return
     with kb.loop(plan.workers, "worker", parallel=plan.workers > 1) as worker:
-        first = kb.let(floordiv(worker * tasks, plan.workers), "first")
-        mine = kb.let(floordiv((worker + 1) * tasks, plan.workers) - first, "mine")
         copy_at = kb.let(worker * _copied_size(spec, plan), "copy_at")
-        with kb.loop(mine, "task") as task:
-            run(kb.let(first + task, "number"), copy_at)
+        with kb.share(worker, plan.workers, tasks) as number:
+            run(number, copy_at)
 
 
 def _is_flat(output: Output) -> bool:

@@ -155,12 +155,9 @@ class _Conv:
         tasks = known(self.spec.batch * strip.out[0] * strips * segments * plan.parts)
         pad = None if self.pad is None else kb.let(self.pad, "pad")
         with kb.loop(plan.workers, "worker", parallel=plan.workers > 1) as worker:
-            first = kb.let(floordiv(worker * tasks, plan.workers), "first")
-            count = kb.let(floordiv((worker + 1) * tasks, plan.workers) - first, "count")
             origin = kb.let(worker * self.share, "origin")
             tiles = Tiles(kb, self.walk, plan.block)
-            with kb.loop(count, "task") as task:
-                number = kb.let(first + task, "number")
+            with kb.share(worker, plan.workers, tasks) as number:
                 part = kb.let(floormod(number, plan.parts), "part")
                 segment = kb.let(floormod(floordiv(number, plan.parts), segments), "segment")
                 number = kb.let(floordiv(number, plan.parts * segments), "number")

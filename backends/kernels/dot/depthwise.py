@@ -120,10 +120,7 @@ def build(spec: ConvSpec, plan: DepthwisePlan, epilogue: Epilogue | None = None)
     with kb.loop(plan.workers, "worker", parallel=plan.workers > 1) as worker:
         scratch = kb.let(worker * share, "scratch")
         emitter.sides(scratch)
-        first = kb.let(floordiv(worker * tasks, plan.workers), "first")
-        count = kb.let(floordiv((worker + 1) * tasks, plan.workers) - first, "count")
-        with kb.loop(count, "task") as task:
-            number = kb.let(first + task, "number")
+        with kb.share(worker, plan.workers, tasks) as number:
             image, top = floordiv(number, bands), floormod(number, bands) * plan.rows
             emitter.rows(kb.opaque(image, "image"), kb.opaque(top, "top"), scratch)
     extra = [bias, *([pad] if pad is not None else []), *(epilogue.buffers if epilogue else ())]
