@@ -30,6 +30,7 @@ from .assumptions import Pair, assumptions
 from .base import C_OPS, INDEX_DEFINITIONS, KERNEL_BUILDERS
 from .cexpr import c_format
 from .fallback import Fallback
+from .planning import FirstGuess, Planner
 from .steps import CCallStep, Check, If, Kernel, Loop, Lowered, Scan, Step, Steps, Trap, View
 from .target import Target
 from .templates import TEMPLATES, Anchor, has_template
@@ -54,13 +55,14 @@ PIPELINE: tuple[Pass, ...] = (
 """The passes this backend wants before `lower`."""
 
 
-def lower(graph: Graph, target: Target, fallback: Fallback | None = None) -> Lowered:
-    """Steps for a whole graph; what no registry can lower goes to `fallback`.
+def lower(graph: Graph, target: Target, fallback: Fallback | None = None, planner: Planner | None = None) -> Lowered:
+    """Steps for a whole graph; what no registry can lower goes to `fallback`; `planner` picks plans (default: the
+    first guess of each family).
 
     Without one, raises UnsupportedError naming every such node.
     """
     load_registries()
-    lowering = _Lowering(target, graph, fallback)
+    lowering = _Lowering(target, graph, fallback, planner or FirstGuess())
     steps = lowering.graph_steps(graph)
     if lowering.refused:
         raise UnsupportedError(
@@ -79,8 +81,8 @@ def load_registries() -> None:
 
 
 class _Lowering:
-    def __init__(self, target: Target, graph: Graph, fallback: Fallback | None) -> None:
-        self.target, self.fallback = target, fallback
+    def __init__(self, target: Target, graph: Graph, fallback: Fallback | None, planner: Planner) -> None:
+        self.target, self.fallback, self.planner = target, fallback, planner
         self.refused: list[str] = []
         self.bound = free_symbols(d for v in graph.inputs for d in v.type.dims)
         self.checked: set[Pair] = set()
@@ -183,7 +185,7 @@ class _Lowering:
 
         if not self._computable(anchor) or not fits_registers(region.after):
             return None
-        return TEMPLATES[anchor.op](Anchor(region, anchor, self.target, DimVars()))
+        return TEMPLATES[anchor.op](Anchor(region, anchor, self.target, DimVars(), self.planner))
 
     def _computable(self, node: Node) -> bool:
         """The output dims are known before the node runs."""

@@ -39,7 +39,7 @@ def _attention(anchor: Anchor) -> Kernel | None:
     epilogue = anchor.epilogue()
     if epilogue is not None and epilogue.values:
         return None
-    plan = next(attention.plans(spec, anchor.target))
+    plan = anchor.plan(attention, spec)
     params: list[Param] = [value for value in (*node.inputs[:3], mask) if value is not None]
     return anchor.kernel(attention.build(spec, plan, epilogue), params, epilogue, f"attention {plan}")
 

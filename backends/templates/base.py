@@ -7,7 +7,7 @@ __init__.py. It returns None where this node's form has no template (the general
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ...compiler.ir import Node, Value
@@ -16,6 +16,7 @@ from ..codegen import signature
 from ..kernels.builder import itemsize
 from ..kernels.dims import DimVars, dim_of
 from ..kernels.epilogue import NodeEpilogue
+from ..planning import Candidate, Choice, Family, FirstGuess, Planner
 from ..steps import Kernel, Param, Scratch
 from ..target import Target
 
@@ -28,6 +29,7 @@ class Anchor:
     node: Node
     target: Target
     dims: DimVars
+    planner: Planner = field(default_factory=FirstGuess)
 
     @property
     def output(self) -> Value:
@@ -36,6 +38,14 @@ class Anchor:
 
     def shape(self, value: Value) -> list[Any]:
         return [plain(d) for d in self.dims.shape(value.type.dims)]
+
+    def choose(self, spec: Any, *families: Family) -> Candidate:
+        """The family and plan to compute `spec` with, of those that can, the likely best family first."""
+        return self.planner.choose(Choice(self.region, spec, families, self.target))
+
+    def plan(self, family: Family, spec: Any) -> Any:
+        """The plan to use where only one family computes `spec`."""
+        return self.choose(spec, family).plan
 
     def epilogue(self, bias: Value | None = None, scale: float = 1.0) -> Any:
         """A scale, a bias along the last axis, and what follows in the region, as the template's epilogue; None if

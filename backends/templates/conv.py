@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -69,8 +68,7 @@ def _conv(anchor: Anchor) -> Kernel | None:
         return None
     spec = conv_spec(anchor)
     epilogue = anchor.epilogue(node.input(2))
-    module: Any = depthwise if spec.depthwise else conv
-    plan = next(module.plans(spec, anchor.target))
-    packed = module.pack_weights(np.asarray(weights), spec, plan)
-    func = module.build(spec, plan, epilogue)
-    return anchor.kernel(func, [node.operand(0), packed], epilogue, f"{module.__name__.rsplit('.', 1)[-1]} {plan}")
+    chosen = anchor.choose(spec, depthwise if spec.depthwise else conv)
+    packed = chosen.family.pack_weights(np.asarray(weights), spec, chosen.plan)
+    func = chosen.family.build(spec, chosen.plan, epilogue)
+    return anchor.kernel(func, [node.operand(0), packed], epilogue, str(chosen))

@@ -39,14 +39,13 @@ def _bias(node: Node, columns: int) -> Param:
     return value if value is not None else np.zeros(columns, np.int32)
 
 
-def _call(anchor: Anchor, family: Any, spec: Any, weights: Value, rest: Sequence[Param]) -> Kernel:
-    """The family's kernel for this node: x, packed weights, `rest`, then what the epilogue reads."""
+def _call(anchor: Anchor, families: Sequence[Any], spec: Any, weights: Value, rest: Sequence[Param]) -> Kernel:
+    """The kernel of one of the families for this node: x, packed weights, `rest`, then what the epilogue reads."""
     epilogue = anchor.epilogue()
-    plan = next(family.plans(spec, anchor.target))
-    packed = family.pack_weights(np.asarray(weights.data), spec, plan)
-    func = family.build(spec, plan, epilogue)
-    name = " ".join(family.__name__.rsplit(".", 2)[-2:])
-    return anchor.kernel(func, [anchor.node.operand(0), packed, *rest], epilogue, f"{name} {plan}")
+    chosen = anchor.choose(spec, *families)
+    packed = chosen.family.pack_weights(np.asarray(weights.data), spec, chosen.plan)
+    func = chosen.family.build(spec, chosen.plan, epilogue)
+    return anchor.kernel(func, [anchor.node.operand(0), packed, *rest], epilogue, str(chosen))
 
 
 @template("optc.ConvInteger", form=is_plain_conv)
@@ -59,13 +58,13 @@ def _conv(anchor: Anchor) -> Kernel | None:
     if spec.padded:
         border = node.input(3)
         rest.append(border if border is not None else np.zeros(1, np.uint8))
-    family: Any = conv
-    pixels, products = product((spec.batch, *spec.out_spatial)), spec.c_in // spec.group * product(spec.kernel)
     if depthwise.applies(spec):
-        family = depthwise
-    elif amx_conv.applies(spec, anchor.target) and _fills_tiles(pixels, products):
-        family = amx_conv
-    return _call(anchor, family, spec, node.operand(1), rest)
+        return _call(anchor, [depthwise], spec, node.operand(1), rest)
+    families: list[Any] = [conv]
+    if amx_conv.applies(spec, anchor.target):
+        pixels, products = product((spec.batch, *spec.out_spatial)), spec.c_in // spec.group * product(spec.kernel)
+        families.insert(0 if _fills_tiles(pixels, products) else 1, amx_conv)
+    return _call(anchor, families, spec, node.operand(1), rest)
 
 
 def _is_plain_matmul(node: Node) -> bool:
@@ -82,5 +81,7 @@ def _matmul(anchor: Anchor) -> Kernel | None:
     shape = anchor.shape(a)
     k, n = b.type.static_shape
     spec = MatmulSpec(m=shape[-2], n=n, k=k, batch_a=tuple(shape[:-2]))
-    tiled = amx_matmul.applies(spec, anchor.target) and _fills_tiles(product(shape[:-1]), k)
-    return _call(anchor, amx_matmul if tiled else matmul, spec, b, [_bias(node, n)])
+    families: list[Any] = [matmul]
+    if amx_matmul.applies(spec, anchor.target):
+        families.insert(0 if _fills_tiles(product(shape[:-1]), k) else 1, amx_matmul)
+    return _call(anchor, families, spec, b, [_bias(node, n)])

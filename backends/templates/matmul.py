@@ -52,6 +52,6 @@ def _matmul(anchor: Anchor) -> Kernel | None:
     )  # fmt: skip
     bias = node.input(2) if node.op == "Gemm" else None
     epilogue = anchor.epilogue(bias, attr_float(node, "alpha", 1.0))
-    plan = next(matmul.plans(spec, anchor.target))
+    plan = anchor.plan(matmul, spec)
     second: Param = b if b.data is None else matmul.pack_weights(np.asarray(b.data), spec, plan)
     return anchor.kernel(matmul.build(spec, plan, epilogue), [a, second], epilogue, f"matmul {plan}")

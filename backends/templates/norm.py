@@ -32,7 +32,7 @@ def _softmax(anchor: Anchor) -> Kernel | None:
     x = node.operand(0)
     rows, columns = _rows(anchor, x, x.type.rank - 1)
     spec = softmax.SoftmaxSpec(rows, columns, node.op == "LogSoftmax")
-    plan = next(softmax.plans(spec, anchor.target))
+    plan = anchor.plan(softmax, spec)
     return anchor.kernel(softmax.build(spec, plan), [x], None, f"softmax {plan}")
 
 
@@ -64,6 +64,6 @@ def _norm(anchor: Anchor) -> Kernel | None:
         scale=scale is not None,
         bias=bias is not None,
     )
-    plan = next(norm.plans(spec, anchor.target))
+    plan = anchor.plan(norm, spec)
     params: list[Param] = [v for v in (x, scale, bias) if v is not None]
     return anchor.kernel(norm.build(spec, plan, epilogue), params, epilogue, f"norm {plan}")

@@ -47,7 +47,7 @@ def _pool(anchor: Anchor) -> Kernel | None:
         zero_point=zero_point,
     )
     epilogue = anchor.epilogue()
-    plan = next(pool.plans(spec, anchor.target))
+    plan = anchor.plan(pool, spec)
     return anchor.kernel(pool.build(spec, plan, epilogue), [x], epilogue, f"pool {plan}")
 
 
@@ -71,7 +71,7 @@ def _mean(anchor: Anchor) -> Kernel | None:
     epilogue = anchor.epilogue()
     if epilogue is not None and not epilogue.flat:
         return None
-    plan = next(mean.plans(spec, anchor.target))
+    plan = anchor.plan(mean, spec)
     return anchor.kernel(mean.build(spec, plan, epilogue), [x], epilogue, f"mean {plan}")
 
 

@@ -14,5 +14,5 @@ def _lookup(anchor: Anchor) -> Kernel | None:
     if entries.type.dtype is not DType.U8:
         return None
     spec = table.TableSpec(tuple(anchor.shape(x)))
-    plan = next(table.plans(spec, anchor.target))
+    plan = anchor.plan(table, spec)
     return anchor.kernel(table.build(spec, plan), [x, entries], None, f"table {plan}")

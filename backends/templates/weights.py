@@ -33,7 +33,7 @@ def _matmul_packed(anchor: Anchor) -> Kernel | None:
         zero=None if zeros is None else DType.from_numpy(zeros.dtype).tvm,
     )  # fmt: skip
     epilogue = anchor.epilogue()
-    plan = next(product.plans(spec, anchor.target))
+    plan = anchor.plan(product, spec)
     constants = product.pack(spec, plan, codes, scales, codebook, zeros)
     func = product.build(spec, plan, epilogue)
     return anchor.kernel(func, [node.operand(0), *constants], epilogue, f"matmul_packed {spec.bits} bits {plan}")
