@@ -194,7 +194,7 @@ class Nest:
         if not self.axes:
             self.emit_body(kb, [])
             return
-        self._before(kb, [])
+        self.before(kb, [])
         if len(self.axes) == 1:
             with _chunks(kb, self.axes[0].extent, self.chunk, parallel) as (start, count):
                 self._innermost(kb, [], start, count)
@@ -209,7 +209,7 @@ class Nest:
         if not parallel:
             with kb.loop(self.axes[depth].extent, f"i{depth}") as position:
                 places = [*outer, self.position(kb, depth, position)]
-                self._before(kb, places)
+                self.before(kb, places)
                 self._loops(kb, places, False)
             return
         fused = 1
@@ -223,10 +223,10 @@ class Nest:
                 task = kb.let(tirx.truncdiv(task, extent), "task")
             places = [self.position(kb, 0, task), *positions]
             for opened in range(1, fused + 1):
-                self._before(kb, places[:opened])
+                self.before(kb, places[:opened])
             self._loops(kb, places, False)
 
-    def _before(self, kb: KernelBuilder, positions: Sequence[Expr]) -> None:
+    def before(self, kb: KernelBuilder, positions: Sequence[Expr]) -> None:
         """Emits the steps that need exactly the loops opened so far."""
         cells = Cells(i64(0), 1)
         body = self._body(cells, positions, len(positions))
@@ -308,8 +308,14 @@ class Nest:
             kb.emit(allocation)
         kb.emit(tirx.For(lane, i64(0), i64(lanes), tirx.ForKind.VECTORIZED, sequence(body)))
 
+    def emit_element(self, kb: KernelBuilder, positions: Sequence[Expr]) -> None:
+        """One element with all that it needs, where no loop around it has done any of that."""
+        for depth in range(len(self.axes)):
+            self.before(kb, positions[:depth])
+        self.emit_body(kb, positions)
+
     def emit_body(self, kb: KernelBuilder, positions: Sequence[Expr]) -> None:
-        """The statements for one element at these positions."""
+        """The statements of the innermost loop for one element at these positions."""
         cells = Cells(i64(0), 1)
         body = self._body(cells, positions, len(self.axes))
         for statement in (*cells.allocations, *body):

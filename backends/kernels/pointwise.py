@@ -97,7 +97,7 @@ def build_group(
     definition in its form.
     """
     load_all()
-    group = _Group(nodes, inputs, outputs, target)
+    group = Group(nodes, inputs, outputs, target)
     flops, moved = group.estimate()
     if parallel is None:
         parallel = max(moved / BYTES_PER_SECOND, flops / FLOPS_PER_SECOND) > PARALLEL_SECONDS
@@ -105,7 +105,9 @@ def build_group(
     return PointwiseKernel(func, tuple(group.inputs), tuple(outputs), tuple(group.dims.symbols), flops, moved)
 
 
-class _Group:
+class Group:
+    """A region being made a kernel; a target may put other loops around the elements (`emit_shape`)."""
+
     def __init__(
         self, nodes: Sequence[Node], inputs: Sequence[Value], outputs: Sequence[Value], target: Target
     ) -> None:
@@ -134,25 +136,26 @@ class _Group:
             shapes.setdefault(value.type.dims, []).append(number)
         for shape, numbers in shapes.items():
             if not any(isinstance(d, int) and d == 0 for d in shape):
-                self._emit_shape(shape, numbers, parallel)
+                self.emit_shape(shape, numbers, parallel)
         func = self.kb.finish([*self.params.values(), *self.results, *self.dims.vars])
         if any(n.op in quantization.OPS for n in self.nodes):
             func = func.with_body(exprs.products_rounded(func.body))
         module = tirx.transform.ConvertSSA()(tvm.IRModule({"main": func}))
         return module["main"]
 
-    def _emit_shape(self, shape: Shape, numbers: Sequence[int], parallel: bool) -> None:
+    def emit_shape(self, shape: Shape, numbers: Sequence[int], parallel: bool) -> None:
+        """The loops over the elements of one shape, and in them the outputs of these numbers."""
         extents = self.dims.shape(shape)
         whole = [(i64(0), e) for e in extents]
-        nest, guards = self._compose(shape, numbers, whole)
+        nest, guards = self.compose(shape, numbers, whole)
         parts = split(whole, guards, nest.scope.analyzer, [a.var for a in self._all_axes]) if guards else [whole]
         if len(parts) == 1:
             nest.emit(self.kb, parallel)
             return
         for part in parts:
-            self._compose(shape, numbers, part)[0].emit(self.kb, parallel and _is_large(part))
+            self.compose(shape, numbers, part)[0].emit(self.kb, parallel and _is_large(part))
 
-    def _compose(
+    def compose(
         self, shape: Shape, numbers: Sequence[int], part: Sequence[tuple[Any, Any]]
     ) -> tuple[Nest, list[Guard]]:
         """The nest over one part, (start, extent) an axis, of the outputs of one shape."""
