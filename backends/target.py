@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..compiler.errors import TargetError, UnsupportedError
-from .runtime.host import host_features
+from .runtime.host import architecture, host_features
 
 _V2 = ("cx16", "popcnt", "sse3", "sse4.1", "sse4.2", "ssse3")
 _V3 = (*_V2, "avx", "avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe")
@@ -26,7 +26,8 @@ class Target:
     """One processor model.
 
     `lanes` is the number of float32 in a vector register, `registers` how many of those there are, `l1`, `l2` the
-    bytes of a core's data caches, `num_cores` for how many threads kernels are laid out (fewer may run them).
+    bytes of a core's data caches, `num_cores` for how many threads kernels are laid out (fewer may run them). `cflags`
+    make the C compiler generate for this processor, `mattr` changes the features that `mcpu` implies to LLVM.
     """
 
     name: str
@@ -38,15 +39,21 @@ class Target:
     l2: int = 512 << 10
     num_cores: int = 4
     triple: str = "x86_64-unknown-linux-gnu"
+    cflags: tuple[str, ...] = ()
+    mattr: tuple[str, ...] = ()
 
     @staticmethod
     def parse(spec: str) -> Target:
-        """The target a user names: "cpu" (this host) or "cpu:LEVEL".
+        """The target a user names: "cpu" (this host), "cpu:LEVEL", "arm" or "arm:CORE,+FEATURE" (see arm.py).
 
         Raises TargetError for an unknown name and UnsupportedError for a target that this version does not have.
         """
         family, _, level = spec.partition(":")
-        if family in ("arm", "cuda"):
+        if family == "arm":
+            from .arm import parse_arm  # cores are targets themselves
+
+            return parse_arm(spec)
+        if family == "cuda":
             raise UnsupportedError(
                 f"target {spec!r} is not available in this version", hint="Compile for target cpu instead."
             )
@@ -60,14 +67,14 @@ class Target:
     def host() -> Target:
         """This machine: the highest level whose features it has, with its own caches and cores.
 
-        Raises TargetError where the machine is no x86-64 or older than x86-64-v2.
+        Raises TargetError where the machine is neither 64-bit ARM nor x86-64-v2 or newer.
         """
         return _host()
 
     @property
     def multiplies_bytes(self) -> bool:
         """Whether one instruction multiplies bytes and sums them in 32 bits, which is where integers beat floats."""
-        return self.has("avx512vnni") or self.has("avxvnni")
+        return any(map(self.has, ("avx512vnni", "avxvnni", "dotprod", "i8mm")))
 
     def has(self, feature: str) -> bool:
         """Whether the processor has a feature, by LLVM's name, e.g. "avx512vnni"."""
@@ -77,18 +84,16 @@ class Target:
         """The same as a TVM target."""
         import tvm
 
-        return tvm.target.Target(
-            {"kind": "llvm", "mtriple": self.triple, "mcpu": self.mcpu, "num-cores": self.num_cores}
-        )
-
-    @property
-    def cflags(self) -> tuple[str, ...]:
-        """Options of the C compiler that make it generate for this processor."""
-        return (f"-march={self.mcpu}",)
+        facts = {"kind": "llvm", "mtriple": self.triple, "mcpu": self.mcpu, "num-cores": self.num_cores}
+        if self.mattr:
+            facts["mattr"] = list(self.mattr)
+        if self.triple.endswith("hf"):
+            facts["mfloat-abi"] = "hard"
+        return tvm.target.Target(facts)
 
 
 LEVELS = {
-    level: Target(f"cpu:{level}", level, features, lanes, registers, l1, l2)
+    level: Target(f"cpu:{level}", level, features, lanes, registers, l1, l2, cflags=(f"-march={level}",))
     for level, features, lanes, registers, l1, l2 in (
         ("x86-64-v2", _V2, 4, 16, 32 << 10, 256 << 10),
         ("x86-64-v3", _V3, 8, 16, 32 << 10, 512 << 10),
@@ -103,19 +108,25 @@ LEVELS = {
 
 def names() -> list[str]:
     """Every name that Target.parse takes."""
-    return ["cpu", *(level.name for level in LEVELS.values())]
+    from .arm import CORES
+
+    return ["cpu", *(target.name for target in (*LEVELS.values(), *CORES.values()))]
 
 
 @functools.cache
 def _host() -> Target:
-    machine = platform.machine()
-    if machine not in ("x86_64", "AMD64"):
-        raise TargetError("this host is no x86-64 processor", found=machine, hint="Name a target instead of cpu.")
-    present = host_features()
-    levels = [level for level in LEVELS.values() if present.issuperset(level.features)]
-    if not levels:
-        raise TargetError("this processor is too old", expected="at least x86-64-v2")
-    best = levels[-1]
+    machine, present = architecture(platform.machine()), host_features()
+    if machine == "aarch64":
+        from .arm import host_core
+
+        best = host_core(present)
+    elif machine == "x86_64":
+        levels = [level for level in LEVELS.values() if present.issuperset(level.features)]
+        if not levels:
+            raise TargetError("this processor is too old", expected="at least x86-64-v2")
+        best = levels[-1]
+    else:
+        raise TargetError("this host's processor is not supported", expected="x86_64 or aarch64", found=machine)
     return replace(
         best,
         name="cpu",
