@@ -62,14 +62,7 @@ def lower(graph: Graph, target: Target, fallback: Fallback | None = None, planne
     Without one, raises UnsupportedError naming every such node.
     """
     load_registries()
-    lowering = _Lowering(target, graph, fallback, planner or FirstGuess())
-    steps = lowering.graph_steps(graph)
-    if lowering.refused:
-        raise UnsupportedError(
-            f"{len(lowering.refused)} node(s) cannot be compiled for {target.name}: " + "; ".join(lowering.refused),
-            hint="Run them on ONNX Runtime with --fallback onnxruntime",
-        )
-    return Lowered(graph, steps)
+    return Lowering(target, graph, fallback, planner or FirstGuess()).lowered(graph)
 
 
 def load_registries() -> None:
@@ -80,12 +73,24 @@ def load_registries() -> None:
     builders.load_all()
 
 
-class _Lowering:
+class Lowering:
+    """Chooses the step of each region: a template's kernel, a group of index definitions, a builder's kernel, a C op."""
+
     def __init__(self, target: Target, graph: Graph, fallback: Fallback | None, planner: Planner) -> None:
         self.target, self.fallback, self.planner = target, fallback, planner
         self.refused: list[str] = []
         self.bound = free_symbols(d for v in graph.inputs for d in v.type.dims)
         self.checked: set[Pair] = set()
+
+    def lowered(self, graph: Graph) -> Lowered:
+        """The whole graph. Raises UnsupportedError naming every node that cannot be lowered."""
+        steps = self.graph_steps(graph)
+        if self.refused:
+            raise UnsupportedError(
+                f"{len(self.refused)} node(s) cannot be compiled for {self.target.name}: " + "; ".join(self.refused),
+                hint="Run them on ONNX Runtime with --fallback onnxruntime",
+            )
+        return Lowered(graph, steps)
 
     def graph_steps(self, graph: Graph) -> Steps:
         steps: Steps = []
@@ -191,11 +196,15 @@ class _Lowering:
         """The output dims are known before the node runs."""
         return all(free_symbols(v.type.dims) <= self.bound for v in node.outputs if v.type.shape is not None)
 
+    def is_group(self, region: Region) -> bool:
+        """Whether index definitions compute the whole region, in shapes known before it runs."""
+        return all(n.op in INDEX_DEFINITIONS and self._computable(n) for n in region.nodes)
+
     def group(self, region: Region) -> Kernel | None:
         """The region as one loop nest of index definitions."""
         from .kernels.pointwise import build_group
 
-        if any(n.op not in INDEX_DEFINITIONS or not self._computable(n) for n in region.nodes):
+        if not self.is_group(region):
             return None
         try:
             built = build_group(region.nodes, region.inputs, region.outputs, self.target)

@@ -119,9 +119,9 @@ def test_fallback_runs_what_cannot_be_lowered(monkeypatch: pytest.MonkeyPatch) -
     def refuses_relu(self: object, node: Node, **kwargs: object) -> object:
         return iter(self.refuse(node, "by this test") if node.op == "Relu" else lower_node(self, node, **kwargs))  # type: ignore[attr-defined]
 
-    lower_node = cpu._Lowering.node_steps
-    monkeypatch.setattr(cpu._Lowering, "node_steps", refuses_relu)
-    monkeypatch.setattr(cpu._Lowering, "is_pointwise", lambda self, node: False)
+    lower_node = cpu.Lowering.node_steps
+    monkeypatch.setattr(cpu.Lowering, "node_steps", refuses_relu)
+    monkeypatch.setattr(cpu.Lowering, "is_pointwise", lambda self, node: False)
     model = optc.compile(MODEL, fallback="onnxruntime", cache=False)
     assert model.manifest["fallback"]
     x = np.random.default_rng(0).standard_normal((2, 1, 28, 28)).astype(np.float32)
