@@ -24,12 +24,15 @@ SETTLE_SECONDS = 0.1
 """Pause before a measurement with several threads."""
 MIN_SECONDS = 0.001
 """A measurement repeats quick calls until it lasts about this long."""
+MIN_ROUNDS = 9
+"""However slow the systems are: fewer give no interval worth printing."""
 
 
 @dataclass(frozen=True)
 class Timing:
     """One system: median and 90th percentile in ms; `cpu`, CPU time over wall time, shows the threads it really used;
-    `ratio` is the first system's time over this one's (below 1: the first is faster), with its 95% interval."""
+    `ratio` is the first system's time over this one's (below 1: the first is faster), with its 95% interval. `best_ms`
+    is the shortest: all that a busy machine tells reliably."""
 
     name: str
     median_ms: float
@@ -39,13 +42,21 @@ class Timing:
     low: float
     high: float
     rounds: int
+    best_ms: float = math.nan
 
 
 def compare(
-    systems: Sequence[tuple[str, Callable[[], object]]], rounds: int = ROUNDS, threads: int = 1
+    systems: Sequence[tuple[str, Callable[[], object]]],
+    rounds: int = ROUNDS,
+    threads: int = 1,
+    seconds: float = math.inf,
 ) -> list[Timing]:
-    """Times the systems, which use `threads` threads each, round by round; all are compared with the first."""
+    """Times the systems, which use `threads` threads each, round by round; all are compared with the first.
+
+    After `seconds` no further round begins, if there were MIN_ROUNDS.
+    """
     repeats = [_warm_up(run) for _, run in systems]
+    end, done = time.perf_counter() + seconds, rounds
     wall = np.zeros((rounds, len(systems)))
     cpu = np.zeros_like(wall)
     switches = np.zeros(rounds)
@@ -63,7 +74,11 @@ def compare(
             wall[index, which] = (time.perf_counter() - start) / count
             cpu[index, which] = (time.process_time() - cpu_start) / count
             switches[index] += resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - before
-    calm = switches <= max(np.median(switches), 0)
+        if index + 1 >= MIN_ROUNDS and time.perf_counter() > end:
+            done = index + 1
+            break
+    wall, cpu, switches = wall[:done], cpu[:done], switches[:done]
+    calm = switches <= np.median(switches)
     wall, cpu = wall[calm], cpu[calm]
     return [_timing(name, wall, cpu, which) for which, (name, _) in enumerate(systems)]
 
@@ -92,6 +107,7 @@ def _timing(name: str, wall: np.ndarray, cpu: np.ndarray, which: int) -> Timing:
         float(ratios[low]),
         float(ratios[high]),
         len(own),
+        float(own.min() * 1e3),
     )
 
 

@@ -1,161 +1,153 @@
-"""The speed tables of the documentation: `python -m optc.tools.benchmarks --markdown docs/benchmarks.md`, and with
-`--precision int8 --markdown docs/benchmarks-int8.md` that of int8 (see benchmarks_int8.py).
+"""The speed pages of the documentation, each made by one command:
 
-Every zoo model at its static shape, optc beside the peers in one process, interleaved (see bench.py), for each thread
-count. The ratio is optc's time over the peer's: below 1 optc is faster.
+    python -m optc.tools.benchmarks --precision fp32 --threads 1,2 --markdown docs/benchmarks.md
+    python -m optc.tools.benchmarks --precision bf16 --threads 1,2 --markdown docs/benchmarks-bf16.md
+    python -m optc.tools.benchmarks --precision int8 --threads 1,2 --markdown docs/benchmarks-int8.md
+
+Every zoo model at its static shape, optc beside the peers of that precision in one process, interleaved (see bench.py).
+Each model has a process of its own: one that fails, or is killed for its memory or time, is named in the page, and the
+rest go on. With --resume FILE rows are kept there, a line of JSON each as it is measured, and a second run goes on.
+--prepare only compiles and quantizes, so that a run afterwards measures from the first minute.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
+import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from .. import models
-from ..backends.runtime.model import load
-from ..compiler.driver import compiled
 from ..compiler.errors import OptcError
-from ..compiler.options import Options
-from .bench import Timing, compare, geometric_mean
-from .peers import peer
+from .accuracy import default_folder, known
+from .benchmarks_page import markdown
+from .benchmarks_systems import COMPARISONS, DEFAULT_ROUNDS, DEFAULT_SECONDS, Bench, Row, quick
+
+LIMIT_SECONDS = 900
+"""For one model, compiling and quantizing included."""
+
+Key = tuple[str, str, int]
+"""Precision, model, threads."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """One model at one thread count: optc's timing, then the peers'."""
-
-    model: str
-    threads: int
-    timings: tuple[Timing, ...]
+def key_of(row: Row) -> Key:
+    return row.precision, row.model, row.threads
 
 
-def measure(name: str, peers: Sequence[str], threads: Sequence[int], rounds: int) -> list[Row]:
-    """Times one zoo model. Raises OptcError if it does not compile or a peer cannot load it."""
-    entry = models.get(name)
-    path = entry.path()
-    sample = at_shapes(entry.inputs(), entry.static_shapes)
-    shapes = {key: array.shape for key, array in sample.items()}
-    rows = []
-    with compiled(path, Options(shapes=shapes)) as artifact:
-        for count in threads:
-            model = load(artifact, count)
-            systems: list[tuple[str, Callable[[], object]]] = [("optc", lambda m=model: m.run(sample))]  # type: ignore[misc]
-            for other in peers:
-                run = peer(other)(path, count, shapes)
-                systems.append((other, lambda run=run: run(sample)))  # type: ignore[misc]
-            rows.append(Row(name, count, tuple(compare(systems, rounds, count))))
+def read_rows(file: Path) -> dict[Key, Row]:
+    """The rows kept in a file, the last of each model and thread count; a line cut short by a kill is skipped."""
+    rows: dict[Key, Row] = {}
+    for line in file.read_text().splitlines() if file.exists() else ():
+        try:
+            row = Row.from_dict(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+        rows[key_of(row)] = row
     return rows
 
 
-def at_shapes(sample: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """Realistic inputs repeated or cut to the benchmark's shapes."""
-    out = {}
-    for name, array in sample.items():
-        shape = shapes.get(name, array.shape)
-        for axis, size in enumerate(shape):
-            array = np.take(array, np.arange(size) % max(array.shape[axis], 1), axis)
-        out[name] = np.array(array, order="C")  # keeps rank 0, as ascontiguousarray does not
-    return out
-
-
-def markdown(rows: Sequence[Row], command: str) -> str:
-    """The table, with the geometric mean of each peer and thread count."""
-    peers = [t.name for t in rows[0].timings[1:]]
-    lines = [
-        "# Benchmarks",
-        "",
-        f"Made by `{command}` on {machine()}.",
-        "Medians of interleaved rounds; a ratio is optc's time over the peer's, paired by round, with a 95% interval:",
-        "below 1 optc is faster. Milliseconds on a shared machine swing between runs, ratios hardly do.",
-        "",
-        "| model | threads | optc ms | " + " | ".join(f"{p} ms | optc / {p}" for p in peers) + " |",
-        "| --- | ---: | ---: |" + " ---: | ---: |" * len(peers),
-    ]
-    for row in rows:
-        cells = [f"{t.median_ms:.3f} | {t.ratio:.2f} ({t.low:.2f}-{t.high:.2f})" for t in row.timings[1:]]
-        lines.append(f"| {row.model} | {row.threads} | {row.timings[0].median_ms:.3f} | {' | '.join(cells)} |")
-    for count in sorted({r.threads for r in rows}):
-        mine = [r for r in rows if r.threads == count]
-        means = [f" | {geometric_mean([r.timings[i + 1].ratio for r in mine]):.3f}" for i in range(len(peers))]
-        lines.append(f"| **geometric mean** | {count} | {' '.join(means)} |".replace(" |  |", " | |"))
-    return "\n".join([*lines, ""])
-
-
-def machine() -> str:
-    """The processor and how many cores this process may use."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine()
-    )
-    return f"{model}, {len(os.sched_getaffinity(0))} cores"
+def append_row(file: Path, row: Row) -> None:
+    """Adds a line; one that a kill cut short before it stays by itself."""
+    cut = file.exists() and not file.read_bytes().endswith(b"\n") and file.stat().st_size > 0
+    with file.open("a") as out:
+        out.write("\n" * cut + json.dumps(row.as_dict()) + "\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m optc.tools.benchmarks", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m optc.tools.benchmarks", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("models", nargs="*", help="zoo names; all if none is given")
-    parser.add_argument("--precision", choices=("fp32", "int8"), default="fp32")
-    parser.add_argument("--accuracy", type=Path, help="int8: where `python -m optc.tools.accuracy` kept its scores")
-    parser.add_argument("--vs", default="onnxruntime", help="peers of fp32, comma-separated")
+    parser.add_argument("--precision", choices=tuple(COMPARISONS), default="fp32")
+    parser.add_argument("--accuracy", type=Path, default=default_folder(), help="where optc.tools.accuracy kept scores")
     parser.add_argument("--threads", default="1,2")
-    parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--markdown", type=Path, help="write the table here")
-    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--rounds", type=int, default=DEFAULT_ROUNDS)
+    parser.add_argument("--seconds", type=float, default=DEFAULT_SECONDS, help="a model and thread count, about")
+    parser.add_argument("--limit", type=float, default=LIMIT_SECONDS, help="seconds a model, all included")
+    parser.add_argument("--resume", type=Path, help="keep rows here, and do not measure again what it holds")
+    parser.add_argument("--prepare", action="store_true", help="fill the caches and measure nothing")
+    parser.add_argument("--markdown", type=Path, help="write the page here")
+    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
-    words = " ".join(sys.argv[1:] if argv is None else argv)
-    command = f"python -m optc.tools.benchmarks {words}".strip()
-    names, threads = args.models or models.names(), [int(n) for n in args.threads.split(",")]
-    tables = _int8_tables if args.precision == "int8" else _float_tables
-    text, figures = tables(names, threads, args, command)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if args.child:
+        return _child(args)
+    names = args.models or models.names()
+    if args.prepare:
+        return max(_spawn(name, words, args, Path(tempfile.gettempdir(), "unused"))[0] for name in names) and 5
+    with tempfile.TemporaryDirectory(prefix="optc-bench-") as folder:
+        rows = _measure_all(names, words, args, args.resume or Path(folder, "rows.jsonl"))
+    if not any(row.timings for row in rows):
+        return 5
+    command = f"python -m optc.tools.benchmarks {' '.join(words)}".strip()
+    text = markdown(rows, command)
     print(text)
     if args.markdown:
         args.markdown.write_text(text)
-    if args.json:
-        args.json.write_text(json.dumps(figures, indent=1))
+    return 0 if all(row.timings for row in rows) else 5
+
+
+def _counts(args: argparse.Namespace) -> list[int]:
+    return [int(n) for n in args.threads.split(",")]
+
+
+def _measure_all(names: Sequence[str], words: Sequence[str], args: argparse.Namespace, file: Path) -> list[Row]:
+    """The rows in the order of names and thread counts; those of a failed model hold what is known of the failure."""
+    for name in names:
+        keys = [(args.precision, name, count) for count in _counts(args)]
+        have = read_rows(file)
+        missing = [key for key in keys if key not in have or not have[key].timings]
+        if missing:
+            _, why = _spawn(name, words, args, file)
+            have = read_rows(file)
+            for key in missing:
+                if key not in have or not have[key].timings:
+                    append_row(file, Row(*key, (), {}, {COMPARISONS[args.precision].own[0]: why}))
+    rows = read_rows(file)
+    return [rows[args.precision, name, count] for name in names for count in _counts(args)]
+
+
+def _spawn(name: str, words: Sequence[str], args: argparse.Namespace, file: Path) -> tuple[int, str]:
+    """Measures one model in a process of its own; (exit code, why it failed)."""
+    own = [word for word in words if word not in args.models]
+    command = [sys.executable, "-m", "optc.tools.benchmarks", name, *own, "--child", str(file)]
+    try:
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=args.limit, check=False)
+    except subprocess.TimeoutExpired:
+        why, code = f"not done after {args.limit:.0f} s", 5
+    else:
+        code = done.returncode
+        last = [line for line in done.stderr.splitlines() if line.strip()][-1:] or ["no message"]
+        why = f"killed by signal {-code}" if code < 0 else last[0][:300]
+    if code:
+        print(f"{name}: {why}", file=sys.stderr, flush=True)
+    return abs(code), why
+
+
+def _child(args: argparse.Namespace) -> int:
+    """Measures (or prepares) the one model named and appends its rows."""
+    (name,) = args.models
+    holds = known(args.accuracy).get(name, {})
+    have = read_rows(args.child)
+    try:
+        with Bench(COMPARISONS[args.precision], name) as bench:
+            if args.prepare:
+                failures = bench.prepare()
+                print(f"{name:<24} ready{''.join(f'; {s}: {why}' for s, why in failures.items())}", flush=True)
+                return 0
+            for count in _counts(args):
+                done = have.get((args.precision, name, count))
+                if done is None or not done.timings:
+                    row = bench.measure(count, args.rounds, args.seconds, holds)
+                    append_row(args.child, row)
+                    print(quick(row), flush=True)
+    except OptcError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
     return 0
-
-
-def _float_tables(
-    names: Sequence[str], threads: Sequence[int], args: argparse.Namespace, command: str
-) -> tuple[str, list[Any]]:
-    rows: list[Row] = []
-    for name in names:
-        try:
-            found = measure(name, args.vs.split(","), threads, args.rounds)
-        except OptcError as error:
-            print(f"{name}: {error}", file=sys.stderr, flush=True)
-            continue
-        rows += found
-        for row in found:
-            ratios = "  ".join(f"/ {t.name} {t.ratio:.2f} ({t.low:.2f}-{t.high:.2f})" for t in row.timings[1:])
-            print(f"{name:<24} {row.threads} thread(s)  {row.timings[0].median_ms:9.3f} ms  {ratios}", flush=True)
-    return markdown(rows, command), [asdict(r) for r in rows]
-
-
-def _int8_tables(
-    names: Sequence[str], threads: Sequence[int], args: argparse.Namespace, command: str
-) -> tuple[str, list[Any]]:
-    from .accuracy import default_folder, known
-    from .benchmarks_int8 import Int8Row, line, markdown_int8, measure_int8
-
-    holds = known(args.accuracy or default_folder())
-    rows: list[Int8Row] = []
-    for name in names:
-        try:
-            found = measure_int8(name, threads, args.rounds, holds.get(name, {}))
-        except OptcError as error:
-            print(f"{name}: {error}", file=sys.stderr, flush=True)
-            continue
-        rows += found
-        print("\n".join(line(row) for row in found), flush=True)
-    return markdown_int8(rows, command), [asdict(r) for r in rows]
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from ..backends.runtime.model import Model
 from ..compiler.driver import compile
 from ..compiler.errors import OptcError
 from ..models.zoo import ZooModel
-from .benchmarks import at_shapes
+from .benchmarks_systems import at_shapes
 from .peers import Sample, onnxruntime_runner
 from .verify import TOLERANCE, verify
 
