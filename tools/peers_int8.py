@@ -32,6 +32,9 @@ CORE_OPS = ("Conv", "MatMul", "Gemm")
 RECIPE = 1
 """Raised when the quantizers are called otherwise, so that no copy made before is taken."""
 
+REFUSAL = "refused.txt"
+"""In place of a quantized copy: the peer's last words."""
+
 Quantize = Callable[[Path, Sequence[Sample], Path], None]
 """(float model, calibration samples, where the quantized model goes)."""
 
@@ -52,7 +55,8 @@ class Int8Peer:
     def quantized(self, model: Path, samples: Sequence[Sample], folder: Path | None = None) -> Path:
         """The quantized copy of `model`, made on first use below `folder` (by default in the user's cache).
 
-        Raises TargetError if the peer is not installed or cannot quantize the model, naming its own error.
+        Raises TargetError if the peer is not installed or cannot quantize the model, naming its own error; a refusal
+        is kept as well, since some take minutes.
         """
         key = digest(model, samples, self.name, str(RECIPE), *package_versions(*self.packages))
         place = (folder or cache_dir().parent / "peers") / f"{model.stem}-{self.name}-{key}"
@@ -62,16 +66,23 @@ class Int8Peer:
             try:
                 with _quiet():
                     self.quantize(model, samples, scratch / f"model{self.suffix}")
+            except (OSError, MemoryError):  # of this machine, not of the model
+                shutil.rmtree(scratch)
+                raise
             except Exception as error:  # the peers raise whatever comes: their refusal is a result, not our failure
                 words = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
                 shutil.rmtree(scratch)
-                raise TargetError(f"{self.name} cannot quantize the model: {words[-1]}", node=model.name) from error
+                scratch.mkdir()
+                (scratch / REFUSAL).write_text(words[-1])
             try:
                 os.rename(scratch, place)
             except OSError:
                 shutil.rmtree(scratch)
                 if not place.exists():  # else another process was quicker
                     raise
+        if (place / REFUSAL).exists():
+            why = (place / REFUSAL).read_text()
+            raise TargetError(f"{self.name} cannot quantize the model: {why}", node=model.name)
         return place / f"model{self.suffix}"
 
 

@@ -69,12 +69,26 @@ def test_a_copy_is_made_once_for_the_same_samples(model: Path, tmp_path: Path) -
     assert len(calls) == 2
 
 
-def test_a_refusal_names_peer_and_model_and_leaves_nothing(model: Path, tmp_path: Path) -> None:
+def test_a_refusal_names_peer_and_model_and_is_not_asked_for_twice(model: Path, tmp_path: Path) -> None:
+    calls = []
+
     def refuse(*_: object) -> None:
-        raise KeyError("traceback\nno such layer")
+        calls.append(1)
+        raise ValueError("traceback\nno such layer")
 
     peer = Int8Peer("picky", "", (), ".onnx", refuse, PEERS["onnxruntime"])
-    with pytest.raises(OptcError, match=r"m\.onnx: picky cannot quantize the model"):
+    for _ in range(2):
+        with pytest.raises(OptcError, match=r"m\.onnx: picky cannot quantize the model: no such layer"):
+            peer.quantized(model, SAMPLES, tmp_path / "peers")
+    assert len(calls) == 1
+
+
+def test_a_full_disk_is_no_refusal(model: Path, tmp_path: Path) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("no space left")
+
+    peer = Int8Peer("unlucky", "", (), ".onnx", fail, PEERS["onnxruntime"])
+    with pytest.raises(OSError, match="no space left"):
         peer.quantized(model, SAMPLES, tmp_path / "peers")
     assert not list((tmp_path / "peers").iterdir())
 
