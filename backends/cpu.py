@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from ..compiler.errors import OptcError, UnsupportedError
 from ..compiler.ir import Graph, Node, Value
@@ -33,7 +33,7 @@ from .fallback import Fallback
 from .planning import FirstGuess, Planner
 from .steps import CCallStep, Check, If, Kernel, Loop, Lowered, Scan, Step, Steps, Trap, View
 from .target import Target
-from .templates import TEMPLATES, Anchor, has_template
+from .templates import TEMPLATES, Anchor, Template, has_template
 
 PIPELINE: tuple[Pass, ...] = (
     NormalizeQuantized(),
@@ -76,6 +76,9 @@ def load_registries() -> None:
 class Lowering:
     """Chooses the step of each region: a template's kernel, a group of index definitions, a builder's kernel, a C op."""
 
+    templates: Mapping[str, Template] = TEMPLATES
+    has_template = staticmethod(has_template)
+
     def __init__(self, target: Target, graph: Graph, fallback: Fallback | None, planner: Planner) -> None:
         self.target, self.fallback, self.planner = target, fallback, planner
         self.refused: list[str] = []
@@ -94,7 +97,7 @@ class Lowering:
 
     def graph_steps(self, graph: Graph) -> Steps:
         steps: Steps = []
-        for region in partition(graph, self.is_pointwise, has_template, free=self.is_free, gather=self.is_gather):
+        for region in partition(graph, self.is_pointwise, self.has_template, free=self.is_free, gather=self.is_gather):
             steps.extend(self.checks(region))
             steps.extend(self.region_steps(region))
         return steps
@@ -164,7 +167,7 @@ class Lowering:
             yield View(node.name, node.operand(0), node.outputs[0])
             return
         step: Step | None = None
-        if not skip_template and node.op in TEMPLATES:
+        if not skip_template and node.op in self.templates:
             step = self.template(Region((node,), node), node)
         step = step or self.group(Region((node,), None)) or self.builder(node) or self.c_call(node)
         if step is None:
@@ -190,7 +193,7 @@ class Lowering:
 
         if not self._computable(anchor) or not fits_registers(region.after):
             return None
-        return TEMPLATES[anchor.op](Anchor(region, anchor, self.target, DimVars(), self.planner))
+        return self.templates[anchor.op](Anchor(region, anchor, self.target, DimVars(), self.planner))
 
     def _computable(self, node: Node) -> bool:
         """The output dims are known before the node runs."""

@@ -1,0 +1,139 @@
+"""Device functions as CUDA C, printed by TVM's code generator, and the C stubs that launch them.
+
+The C symbol of a kernel is the same as on a CPU, `int32_t NAME(void* buffer0, ..., int64_t dim0, ...)`; here it enqueues
+the kernel's launches on the context's stream.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import tvm
+import tvm_ffi
+from tvm import s_tir, tirx
+from tvm.ir import Call, PointerType, PrimType
+
+from ...compiler.errors import UnsupportedError
+from ..cexpr import c_dim
+from ..codegen import signature
+from ..kernels.bindings import to_locals
+from ..kernels.dims import dim_of
+from .grid import Launch, launches
+from .target import CudaTarget
+
+DEVICE_CALL = 2
+"""TVM's number for functions that are launched on a device (CallingConv::kDeviceKernelLaunch)."""
+
+
+@dataclass(frozen=True)
+class DeviceCode:
+    """CUDA C of all device functions, their names in the order of their numbers, and C stubs by kernel."""
+
+    source: str
+    functions: tuple[str, ...]
+    stubs: str
+
+
+def device_code(kernels: Mapping[str, Any], target: CudaTarget) -> DeviceCode:
+    """The code of all kernels."""
+    functions: dict[str, Any] = {}
+    stubs = []
+    for name, func in kernels.items():
+        parts = launches(name, func)
+        stubs.append(_stub(name, func, parts, len(functions)))
+        functions |= {f"{name}_{number}": part.func for number, part in enumerate(parts)}
+    return DeviceCode(_print(functions, target), tuple(functions), "\n".join(stubs))
+
+
+def _stub(name: str, func: Any, parts: Sequence[Launch], first: int) -> str:
+    known = signature(func)
+    symbols, names = _symbols(known.dims)
+    pointers = [f"b{i}" for i in range(len(known.buffers))]
+    params = [f"void* {p}" for p in pointers] + [f"int64_t {s}" for s in symbols]
+    arguments = ", ".join(f"&{p}" for p in [*pointers, *symbols])
+    lines = [f"int32_t {name}({', '.join(params)}) {{", f"  void* arguments[] = {{{arguments}}};"]
+    for number, part in enumerate(parts):
+        grid = ", ".join(f"(int64_t){c_dim(dim_of(g, names))}" for g in part.grid)
+        block = ", ".join(map(str, part.block))
+        lines.append(
+            f"  OPTC_LAUNCH({first + number}, ((const int64_t[]){{{grid}}}), ((const int32_t[]){{{block}}}), arguments);"
+        )
+    return "\n".join([*lines, "  return OPTC_OK;", "}"])
+
+
+def _symbols(dims: Sequence[Any]) -> tuple[list[str], dict[Any, Any]]:
+    """C names of a kernel's dims, and the sympy symbols that print as those."""
+    import sympy
+
+    from ..cexpr import c_symbol
+
+    symbols = [sympy.Symbol(f"n{i}", integer=True) for i in range(len(dims))]
+    return [c_symbol(s) for s in symbols], dict(zip(dims, symbols, strict=True))
+
+
+def _print(functions: Mapping[str, Any], target: CudaTarget) -> str:
+    module = tvm.IRModule({name: _raw(name, func, target) for name, func in functions.items()})
+    passes = [
+        tirx.transform.FlattenBuffer(),
+        tirx.transform.BF16ComputeLegalize(),
+        tirx.transform.VectorizeLoop(True),
+        tirx.transform.UnrollLoop(),
+        s_tir.transform.RewriteUnsafeSelect(),
+        s_tir.transform.ThreadSync("shared"),
+        tirx.transform.BF16StorageLegalize(),
+        _each("DeviceIntrinsics", _device_intrinsics),
+        tirx.transform.LowerIntrin(),
+        _each("BindingsToLocals", to_locals),
+    ]
+    with tvm.transform.PassContext(opt_level=3):
+        module = tvm.ir.transform.Sequential(passes)(module)
+    built = tvm.get_global_func("target.build.cuda")(module, target.tvm())
+    return _stable(str(built.inspect_source()))
+
+
+def _raw(name: str, func: Any, target: CudaTarget) -> Any:
+    """The function with pointers instead of buffers, marked as one that a device runs."""
+    params, declarations = [], []
+    for param in func.params:
+        if isinstance(param.ty, tirx.BufferType):
+            pointer = tirx.Var(param.name + "_ptr", PointerType(PrimType(str(param.dtype)), "global"))
+            declarations.append(tirx.DeclBuffer(param, data=pointer))
+            params.append(pointer)
+        else:
+            params.append(param)
+    raw = tirx.PrimFunc(params, tirx.SeqStmt([*declarations, func.body]), None, func.attrs)
+    return raw.with_attr({"global_symbol": name, "calling_conv": DEVICE_CALL, "target": target.tvm()})
+
+
+def _each(name: str, rewrite: Any) -> Any:
+    def run(module: Any, _context: Any) -> Any:
+        for gv, func in module.functions_items():
+            module[gv] = rewrite(func)
+        return module
+
+    return tvm.transform.module_pass(run, opt_level=0, name=name)
+
+
+def _device_intrinsics(func: Any) -> Any:
+    """LLVM's intrinsics in the words of CUDA. Fences go: nvcc is told to fuse no products with sums (--fmad=false)."""
+
+    def visit(call: Any) -> Any:
+        if getattr(call.op, "name", "") != "tirx.call_llvm_pure_intrin":
+            return call
+        name, *args = call.args
+        intrinsic = tvm.get_global_func("target.llvm_get_intrinsic_name")(name)
+        if intrinsic == "llvm.arithmetic.fence":
+            return args[0]
+        if intrinsic == "llvm.lrint":
+            return tirx.call_pure_extern("int32", "__float2int_rn", args[0])
+        raise UnsupportedError(f"the instruction {intrinsic} does not exist on a GPU")
+
+    return func.with_body(tvm_ffi.structural_map(func.body, (Call, visit)))
+
+
+def _stable(source: str) -> str:
+    """Without what TVM's printer puts in for its own kernels alone."""
+    return re.sub(r"[ \t]+$", "", source, flags=re.MULTILINE)

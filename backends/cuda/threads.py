@@ -1,0 +1,33 @@
+"""Threads of a grid as TIR says them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tvm import tirx
+
+from ..kernels.builder import i64, static
+
+THREAD_EXTENT = "thread_extent"
+_TAGS = ("blockIdx.x", "blockIdx.y", "blockIdx.z", "threadIdx.x", "threadIdx.y", "threadIdx.z")
+
+
+def bound(body: Any, grid: Sequence[Any], block: Sequence[int], variables: Sequence[Any] | None = None) -> Any:
+    """`body` run by every thread of a grid; `variables` are the int64 indices it uses: of blocks, then of threads."""
+    tags = [*_TAGS[: len(grid)], *_TAGS[3 : 3 + len(block)]]
+    names = list(variables) if variables is not None else [tirx.Var(tag, "int64") for tag in tags]
+    for tag, name, extent in reversed(list(zip(tags, names, [*grid, *block], strict=True))):
+        axis = tirx.IterVar(None, name, tirx.IterVar.ThreadIndex, tag)
+        body = tirx.AttrStmt(axis, THREAD_EXTENT, i64(extent), body)
+    return body
+
+
+def extents(statement: Any) -> tuple[tuple[Any, ...], tuple[int, ...]]:
+    """Blocks and threads a block of a statement made by `bound`."""
+    found: dict[str, Any] = {}
+    while isinstance(statement, tirx.AttrStmt) and statement.attr_key == THREAD_EXTENT:
+        known = static(statement.value)
+        found[statement.node.thread_tag] = statement.value if known is None else known
+        statement = statement.body
+    return tuple(found.get(tag, 1) for tag in _TAGS[:3]), tuple(int(found.get(tag, 1)) for tag in _TAGS[3:])
