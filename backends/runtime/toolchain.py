@@ -23,7 +23,7 @@ from ...compiler.errors import OptcError, TargetError
 from .host import architecture, host_triple, runs_here
 
 RUNTIME_FOLDER = Path(__file__).parent / "c"
-RUNTIME_SOURCES = ("runtime.c", "planner.c", "pool.c", "features.c", "arrays.c")
+RUNTIME_SOURCES = ("runtime.c", "planner.c", "pool.c", "unpack.c", "features.c", "arrays.c")
 _BASE_FLAGS = ("-std=c11", "-O2", "-fPIC", "-fvisibility=hidden", "-Werror=implicit")
 # Only the public functions leave the library: kernels and TVM's slots of two loaded models can then never meet.
 _EXPORTS = "{ global: optc_*; local: *; };\n"
@@ -58,12 +58,15 @@ class Compiler:
         return (done.stdout.splitlines() or [""])[0]
 
 
+def cross_prefix(triple: str) -> str:
+    """How Debian calls the tools and the folder of libraries of a target, e.g. "aarch64-linux-gnu"."""
+    return _CROSS_PREFIX.get(architecture(triple), triple)
+
+
 def install_hint(triple: str | None = None) -> str:
     """How to get a compiler for `triple` (default: this host)."""
-    if triple is None or runs_here(triple):
-        package = "gcc"
-    else:
-        package = f"gcc-{_CROSS_PREFIX.get(architecture(triple), triple).replace('_', '-')}"
+    native = triple is None or runs_here(triple)
+    package = "gcc" if native else f"gcc-{cross_prefix(triple or '').replace('_', '-')}"
     return f"Install one with `apt-get install {package}` or `pip install optc[toolchain]`, or set OPTC_CC"
 
 
