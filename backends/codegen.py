@@ -21,6 +21,7 @@ import tvm_ffi
 from tvm import s_tir, tirx
 from tvm.ir import PointerType, PrimType
 
+from .isa.bf16 import lower_rounding
 from .kernels.bindings import to_locals
 from .kernels.builder import FEATURES, WORKSPACE, itemsize
 from .target import Target
@@ -66,7 +67,7 @@ def compile_kernels(kernels: Mapping[str, Any], target: Target) -> bytes:
     module = tvm.IRModule({name: _c_function(name, func) for name, func in kernels.items()})
     host = target.tvm()
     module = tirx.transform.BindTarget(host.with_host(host))(module)
-    library = tvm.get_global_func("target.build.llvm")(_lower(module), host)
+    library = tvm.get_global_func("target.build.llvm")(_lower(module, target), host)
     with tempfile.TemporaryDirectory(prefix="optc-") as folder:
         path = Path(folder, "kernels.o")
         library.write_to_file(str(path))
@@ -102,10 +103,10 @@ def _realigned(param: Any) -> Any:
     return tirx.decl_buffer(param.shape, dtype, name=param.name, data_alignment=itemsize(dtype))
 
 
-def _lower(module: Any) -> Any:
+def _lower(module: Any, target: Target) -> Any:
     """Lowers to what LLVM code generation takes. Functions made of schedulable blocks first lose those."""
     blocks = [gv for gv, f in module.functions_items() if _has_blocks(f)]
-    passes = [*(_block_passes() if blocks else []), *_loop_passes()]
+    passes = [*(_block_passes() if blocks else []), *_loop_passes(target)]
     with tvm.transform.PassContext(opt_level=3):
         return tvm.ir.transform.Sequential(passes)(module)
 
@@ -129,19 +130,18 @@ def _block_passes() -> list[Any]:
     ]
 
 
-def _loop_passes() -> list[Any]:
+def _loop_passes(target: Target) -> list[Any]:
     """No StmtSimplify and no RemoveNoOp: they rewrite floats as if they were reals (a + b - b to a)."""
     t = tirx.transform
     return [
         t.FlattenBuffer(),
-        t.BF16ComputeLegalize(),
         t.VectorizeLoop(True),
         t.UnrollLoop(),
+        _each_function("RoundToBFloat16", lambda func: lower_rounding(func, target)),
         _each_function("VectorIndices", _vector_indices),
         s_tir.transform.RewriteUnsafeSelect(),
         _each_function("StackAllocation", _on_stack),
         _each_function("CInterface", _raw_pointers),
-        t.BF16StorageLegalize(),
         t.LowerTVMBuiltin(),
         t.LowerIntrin(),
         _each_function("BindingsToLocals", to_locals),
