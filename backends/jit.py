@@ -18,8 +18,9 @@ from .codegen import Signature, compile_kernels, own_features, signature
 from .kernels.builder import itemsize
 from .target import Target
 
+LAUNCH_SLOT = "__TVMBackendParallelLaunch"
 LAUNCHER = Path(__file__).parent / "runtime" / "c" / "jit_launch.c"
-"""Fills the parallel launch slot of a library with a spinning pool of threads."""
+"""A pool of threads that spin, and the function that launches parallel loops on it."""
 
 
 class JitKernel:
@@ -98,11 +99,14 @@ def evaluate(expr: Any, values: Mapping[Any, int]) -> int:
 
 
 @functools.cache
-def _launcher() -> Path:
-    """The launcher's object file, compiled once a process."""
-    path = Path(tempfile.mkdtemp(prefix="optc-jit-"), "launch.o")
-    subprocess.run(["cc", "-c", "-O2", "-fPIC", str(LAUNCHER), "-o", str(path)], check=True)
-    return path
+def _pool(threads: int) -> ctypes.CDLL:
+    """The threads that all libraries of this process share which run on so many."""
+    with tempfile.TemporaryDirectory(prefix="optc-jit-") as folder:
+        library = Path(folder, "pool.so")
+        subprocess.run(["cc", "-shared", "-O2", "-fPIC", str(LAUNCHER), "-o", str(library), "-lpthread"], check=True)
+        loaded = ctypes.CDLL(str(library))
+    loaded.jit_start(ctypes.c_int32(threads))
+    return loaded
 
 
 def jit(kernels: Mapping[str, Any], target: Target | None = None, threads: int = 1) -> dict[str, JitKernel]:
@@ -111,13 +115,15 @@ def jit(kernels: Mapping[str, Any], target: Target | None = None, threads: int =
     Raises TargetError if they use AMX and the operating system does not grant it.
     """
     target = target or Target.host()
-    folder = tempfile.mkdtemp(prefix="optc-jit-")
-    obj, library = Path(folder, "kernels.o"), Path(folder, "kernels.so")
-    obj.write_bytes(compile_kernels(kernels, target))
-    command = ["cc", "-shared", str(_launcher()), str(obj), "-o", str(library), "-lm", "-lpthread"]
-    subprocess.run(command, check=True)
-    loaded = ctypes.CDLL(str(library))
-    if any("amx-tile" in own_features(func) for func in kernels.values()) and not loaded.jit_request_amx():
+    pool = _pool(threads)
+    if any("amx-tile" in own_features(func) for func in kernels.values()) and not pool.jit_request_amx():
         raise TargetError("the operating system does not let this process use AMX", found=target.name)
-    loaded.jit_start(ctypes.c_int32(threads))
+    with tempfile.TemporaryDirectory(prefix="optc-jit-") as folder:
+        obj, library = Path(folder, "kernels.o"), Path(folder, "kernels.so")
+        obj.write_bytes(compile_kernels(kernels, target))
+        subprocess.run(["cc", "-shared", str(obj), "-o", str(library), "-lm"], check=True)
+        loaded = ctypes.CDLL(str(library))
+    if hasattr(loaded, LAUNCH_SLOT):  # only where some kernel has a parallel loop
+        launch = ctypes.cast(pool.jit_launch, ctypes.c_void_p)
+        ctypes.c_void_p.in_dll(loaded, LAUNCH_SLOT).value = launch.value
     return {name: JitKernel(getattr(loaded, name), signature(func)) for name, func in kernels.items()}

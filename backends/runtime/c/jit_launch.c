@@ -1,5 +1,5 @@
-/* Parallel launch for kernels loaded by jit.py: a pool of threads that spin between calls and, when a while has gone
-   without one, look every millisecond. One caller at a time. */
+/* Parallel launch for the kernels that jit.py loads: a pool of threads that spin between calls and, when a while has
+   gone without one, look every millisecond. One library a pool; one caller at a time. */
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <stdatomic.h>
@@ -14,8 +14,6 @@ typedef struct {
   int32_t num_task;
 } Environment;
 typedef int (*Task)(int id, Environment *environment, void *data);
-
-extern void *__TVMBackendParallelLaunch __attribute__((weak));
 
 enum { MAX_THREADS = 64, SPINS = 1 << 20 };
 static int32_t num_threads = 1;
@@ -42,7 +40,8 @@ static void *work(void *id) {
   return NULL;
 }
 
-static int launch(Task task, void *data, int num_task) {
+/* What goes into the launch slot of a library of kernels. */
+int jit_launch(Task task, void *data, int num_task) {
   (void)num_task;
   Environment environment = {NULL, num_threads};
   current_task = task, current_data = data;
@@ -53,7 +52,7 @@ static int launch(Task task, void *data, int num_task) {
   return status;
 }
 
-/* Starts the pool of this library and fills its launch slot; to be called once. */
+/* Starts the threads; to be called once. */
 void jit_start(int32_t threads) {
   num_threads = threads < 1 ? 1 : threads > MAX_THREADS ? MAX_THREADS : threads;
   for (intptr_t id = 1; id < num_threads; id++) {
@@ -61,7 +60,6 @@ void jit_start(int32_t threads) {
     pthread_create(&thread, NULL, work, (void *)id);
     pthread_detach(thread);
   }
-  if (&__TVMBackendParallelLaunch) __TVMBackendParallelLaunch = (void *)launch;
 }
 
 /* Asks for the tile registers, which are off at first (Linux Documentation/arch/x86/xstate.rst); true if granted. */
