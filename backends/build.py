@@ -53,6 +53,7 @@ def build_artifact(
             **ports(lowered.graph),
             "kernels": program.provenance,
             "steps": program.step_names,
+            "costs": [cost.as_list() if cost else None for cost in program.costs],
         }
         write_artifact(out, full, code, program.weights, extras)
     say("done", 1.0)

@@ -15,6 +15,7 @@ import numpy as np
 
 from .cexpr import c_dim, c_format, c_string, c_symbol
 from .codegen import own_features
+from .costs import Cost, costs
 from .program_control import ControlWriter
 from .program_steps import joined, tensor_zero
 from .steps import Lowered
@@ -22,8 +23,8 @@ from .steps import Lowered
 
 @dataclass
 class Program:
-    """C source, the kernels it calls by symbol name, C-op sources, weights in blob order, step names, and the CPU
-    features that all this needs."""
+    """C source, the kernels it calls by symbol name, C-op sources, weights in blob order, names and costs of the steps
+    that compute (see costs.py), and the CPU features that all this needs."""
 
     source: str
     kernels: dict[str, Any]
@@ -31,6 +32,7 @@ class Program:
     weights: list[tuple[str, np.ndarray]]
     weight_bytes: int
     step_names: list[str]
+    costs: list[Cost | None]
     provenance: dict[str, str]
     features: list[str]
 
@@ -70,7 +72,8 @@ class _Writer(ControlWriter):
             list(self.c_sources),
             self.weights.arrays,
             self.weights.nbytes,
-            self.step_names,
+            [step.name for step in self.numbered],
+            costs(self.numbered, self.steps),
             self.provenance,
             features,
         )
@@ -128,12 +131,12 @@ class _Writer(ControlWriter):
                 lines.append(f"static const char* const {dim_names}[] = {{{joined(map(c_string, names), '0')}}};")
                 rows.append(f"{{{c_string(name)}, {value.type.dtype.value}, {value.type.rank}, {shape}, {dim_names}}}")
             lines.append(f"static const optc_port {kind}s[] = {{{joined(rows, '{0}')}}};")
-        steps = joined(map(c_string, self.step_names), "0")
+        steps = joined((c_string(step.name) for step in self.numbered), "0")
         lines.append(f"static const char* const step_names[] = {{{steps}}};")
         lines.append(
             f"static const optc_model_info info = {{OPTC_ABI_VERSION, {c_string(graph.name)}, {len(graph.inputs)}, "
             f"{len(graph.outputs)}, inputs, outputs, {self.weights.nbytes}LL, {c_string(' '.join(features))}, "
-            f"{len(self.step_names)}, step_names}};"
+            f"{len(self.numbered)}, step_names}};"
         )
         return lines
 

@@ -14,7 +14,7 @@ import numpy as np
 from ..compiler.ir import Graph, Value
 from ..compiler.types import Dim, free_symbols, same_dim
 from .cexpr import c_dim, c_format, c_name, c_string, c_symbol
-from .steps import CCallStep, Check, HostCall, Kernel, Lowered, Param, Steps, Trap, View
+from .steps import CCallStep, Check, HostCall, Kernel, Lowered, Param, Step, Steps, Trap, View
 from .storage import Storage, Weights
 
 
@@ -35,7 +35,7 @@ class StepWriter:
         self._kernel_names: dict[int, list[tuple[Any, str]]] = {}
         self.c_sources: dict[str, None] = {}
         self.c_functions: dict[str, None] = {}
-        self.step_names: list[str] = []
+        self.numbered: list[Step] = []  # steps that compute, in the order of their numbers
         self.bound = set(self.symbols)
         self.locals: dict[str, None] = {}  # data symbols, declared at the top
         self.counter = 0
@@ -57,9 +57,9 @@ class StepWriter:
         dims = joined((c_dim(d) for d in value.type.dims), "0")
         return f"(optc_tensor){{{self.storage.place(value)}, {value.type.dtype.value}, {value.type.rank}, {{{dims}}}}}"
 
-    def step_number(self, name: str) -> int:
-        self.step_names.append(name)
-        return len(self.step_names) - 1
+    def step_number(self, step: Step) -> int:
+        self.numbered.append(step)
+        return len(self.numbered) - 1
 
     def writers(self) -> dict[type, Callable[[Any], None]]:
         """Who writes which kind of step."""
@@ -109,7 +109,7 @@ class StepWriter:
         args += [f"(int64_t){c_dim(s)}" for s in step.symbols]
         pointers = ["void*"] * (len(args) - len(step.symbols))
         self.signatures[name] = ", ".join(pointers + ["int64_t"] * len(step.symbols))
-        number = self.step_number(step.name)
+        number = self.step_number(step)
         self.emit(f"OPTC_STEP({number}, {name}({', '.join(args)}));")
         for place in own:
             self.emit(f"optc_release(context, {place});")
@@ -162,7 +162,7 @@ class StepWriter:
         call = step.call
         self.c_sources[call.source] = None
         self.c_functions[call.function] = None
-        number, var = self.step_number(step.name), self.fresh("x")
+        number, var = self.step_number(step), self.fresh("x")
         ints, floats = joined(call.ints), joined(map(_c_double, call.floats))
         constants = [
             f"(const int64_t[]){{{ints}}}" if ints else "0",
@@ -181,7 +181,7 @@ class StepWriter:
         )
 
     def write_host_call(self, step: HostCall) -> None:
-        number, var = self.step_number(step.name), self.fresh("x")
+        number, var = self.step_number(step), self.fresh("x")
         self.write_call(
             step.inputs,
             step.outputs,
