@@ -63,6 +63,12 @@ class ArtifactError(OptcError):
     exit_code = 3
 
 
+class DatabaseError(OptcError):
+    """A tuning database that is damaged, foreign, or cannot be written."""
+
+    exit_code = 3
+
+
 class UnsupportedError(OptcError):
     """The model is valid, but this version or target cannot compile it. Lists every node concerned."""
 
