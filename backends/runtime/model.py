@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,7 +44,7 @@ class Port:
 
 @dataclass(frozen=True)
 class StepTime:
-    """What one step of a run took: `milliseconds`, the mean over the runs profiled."""
+    """What one step of a run took: `milliseconds`, the median over the runs profiled."""
 
     name: str
     milliseconds: float
@@ -254,17 +254,26 @@ class Model:
         return int(found)
 
     def profile(self, *args: Any, repeat: int = 10, **kwargs: Any) -> list[StepTime]:
-        """Runs `repeat` times on these inputs, after one run to warm up; returns the mean time of each step."""
+        """Runs `repeat` times on these inputs, after one run to warm up; returns the median time of each step."""
+        run = self.profiler(*args, **kwargs)
+        times = np.median([run() for _ in range(repeat)], axis=0)
+        return [StepTime(name, float(ms)) for name, ms in zip(self._library.step_names, times, strict=True)]
+
+    def profiler(self, *args: Any, **kwargs: Any) -> Callable[[], np.ndarray]:
+        """A call that runs once on these inputs and returns the milliseconds of each step, in the manifest's order."""
         ordered = self._by_position(args, kwargs)
-        context = self._new_context()
+        context, library = self._new_context(), self._library
+        count = len(library.step_names)
+        times = (ctypes.c_int64 * max(count, 1))()
         self._run_checked(context, ordered, {})
-        context.check(self._library.profile(context.handle, 1, None))
-        for _ in range(repeat):
+
+        def run() -> np.ndarray:
+            context.check(library.profile(context.handle, 1, None))
             self._run_checked(context, ordered, {})
-        names = self._library.step_names
-        times = (ctypes.c_int64 * max(len(names), 1))()
-        context.check(self._library.profile(context.handle, 0, times))
-        return [StepTime(name, times[i] / repeat / 1e6) for i, name in enumerate(names)]
+            context.check(library.profile(context.handle, 0, times))
+            return np.array(times[:count]) / 1e6
+
+        return run
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the artifact to `path`, atomically. Raises ArtifactError if it cannot be written."""
