@@ -6,7 +6,8 @@ import contextlib
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,17 @@ from .target import Target
 
 Report = Callable[[str, float], None]
 """Called with what is being done and the share of the work done, 0 to 1."""
+
+@dataclass(frozen=True)
+class Compiled:
+    """What kernels became: object files, C text to follow the program's, C sources of the runtime that the target needs,
+    and members for the artifact."""
+
+    objects: list[bytes]
+    text: str = ""
+    sources: Sequence[Path] = ()
+    extras: Mapping[str, bytes] = field(default_factory=dict)
+
 
 C_OP_FOLDER = Path(__file__).parent / "kernels" / "c"
 
@@ -39,13 +51,14 @@ def build_artifact(
     """
     say = report or (lambda what, share: None)
     common = [f for f in target.features if not f.startswith("amx")]  # tiles: only where a kernel uses them
-    program = build_program(lowered, features=common)
-    objects = compile_objects(program.kernels, target, say)
+    program = build_program(lowered, features=common, device=target.device)
+    compiled = target.compile(program.kernels, say)
     say("linking", 0.9)
     with tempfile.TemporaryDirectory(prefix="optc-") as folder:
         code = Path(folder, "code.so")
-        sources = [C_OP_FOLDER / name for name in program.c_sources]
-        link(program.source, objects, sources, code, triple=target.triple, cflags=target.cflags)
+        sources = [*compiled.sources, *(C_OP_FOLDER / name for name in program.c_sources)]
+        text = program.source + compiled.text
+        link(text, compiled.objects, sources, code, triple=target.triple, cflags=target.cflags)
         say("writing the artifact", 0.95)
         full = {
             **manifest,
@@ -55,7 +68,7 @@ def build_artifact(
             "steps": program.step_names,
             "costs": [cost.as_list() if cost else None for cost in program.costs],
         }
-        write_artifact(out, full, code, program.weights, extras)
+        write_artifact(out, full, code, program.weights, {**compiled.extras, **(extras or {})})
     say("done", 1.0)
     return program
 
@@ -78,8 +91,8 @@ BATCH = 8
 """Kernels of one LLVM module: enough to share its fixed cost, few enough that progress shows."""
 
 
-def compile_objects(kernels: Mapping[str, Any], target: Target, say: Report) -> list[bytes]:
-    """Object files of all kernels, in order."""
+def compile_objects(kernels: Mapping[str, Any], target: Target, say: Report) -> Compiled:
+    """All kernels through LLVM, in order."""
     from .codegen import compile_kernels
 
     names = list(kernels)
@@ -88,7 +101,7 @@ def compile_objects(kernels: Mapping[str, Any], target: Target, say: Report) -> 
         say(f"kernel {start + 1} of {len(names)}", 0.1 + 0.8 * start / len(names))
         with _interrupts_wait():
             objects.append(compile_kernels({n: kernels[n] for n in names[start : start + BATCH]}, target))
-    return objects
+    return Compiled(objects)
 
 
 @contextlib.contextmanager

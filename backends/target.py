@@ -5,11 +5,19 @@ from __future__ import annotations
 import functools
 import os
 import platform
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..compiler.errors import TargetError, UnsupportedError
+from ..compiler.errors import TargetError
 from .runtime.host import architecture, host_features
+
+if TYPE_CHECKING:
+    from ..compiler.ir import Graph
+    from .build import Compiled
+    from .fallback import Fallback
+    from .planning import Planner
+    from .steps import Lowered
 
 _V2 = ("cx16", "popcnt", "sse3", "sse4.1", "sse4.2", "ssse3")
 _V3 = (*_V2, "avx", "avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe")
@@ -42,6 +50,9 @@ class Target:
     cflags: tuple[str, ...] = ()
     mattr: tuple[str, ...] = ()
 
+    device: ClassVar[str | None] = None
+    """The C name of the optc_device that runs the kernels; None: the CPU that runs the program."""
+
     @staticmethod
     def parse(spec: str) -> Target:
         """The target a user names: "cpu" (this host), "cpu:LEVEL", "arm" or "arm:CORE,+FEATURE" (see arm.py).
@@ -54,9 +65,9 @@ class Target:
 
             return parse_arm(spec)
         if family == "cuda":
-            raise UnsupportedError(
-                f"target {spec!r} is not available in this version", hint="Compile for target cpu instead."
-            )
+            from .cuda.target import CudaTarget
+
+            return CudaTarget.of(spec)
         if spec == "cpu":
             return Target.host()
         if family == "cpu" and level in LEVELS:
@@ -90,6 +101,19 @@ class Target:
         if self.triple.endswith("hf"):
             facts["mfloat-abi"] = "hard"
         return tvm.target.Target(facts)
+
+
+    def lower(self, graph: Graph, fallback: Fallback | None = None, planner: Planner | None = None) -> Lowered:
+        """Steps for a graph that the target's pipeline made. Raises UnsupportedError naming every node it cannot take."""
+        from .cpu import lower
+
+        return lower(graph, self, fallback, planner)
+
+    def compile(self, kernels: Mapping[str, Any], say: Callable[[str, float], None]) -> Compiled:
+        """What kernels (TIR by symbol) become; `say` is told of the progress. Raises TargetError if a tool is missing."""
+        from .build import compile_objects
+
+        return compile_objects(kernels, self, say)
 
 
 LEVELS = {

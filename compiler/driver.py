@@ -197,7 +197,6 @@ def optimize(graph: Graph, notes: Sequence[str] = ()) -> Any:
 def _compile_file(model: Source, options: Options, calibration: Calibration | None, out: Path, say: Progress) -> bool:
     """Writes the artifact; False if it is only the best that there was when the user interrupted."""
     from ..backends.build import build_artifact
-    from ..backends.cpu import lower
     from ..backends.fallback import Fallback
     from ..backends.summary import summarize
     from ..backends.target import Target
@@ -218,7 +217,7 @@ def _compile_file(model: Source, options: Options, calibration: Calibration | No
         context.notes += pack_weights(graph, options.weights).lines()
     say("lowering", 0.05)
     fallback = Fallback() if options.fallback else None
-    lowered = lower(graph, target, fallback)
+    lowered = target.lower(graph, fallback)
     summary = summarize(nodes, lowered, context, target) | {"ops": {"before": before, "after": _ops(graph)}}
     manifest = {"options": options.as_dict(), "model": graph.name, "versions": versions(), "summary": summary}
     if quantized is not None:

@@ -26,11 +26,13 @@ BLOCK = 128
 
 @dataclass(frozen=True)
 class Launch:
-    """One device function and its grid: blocks and threads a block along x, y, z, as TIR expressions of the dims."""
+    """One device function and its grid: blocks and threads a block along x, y, z, as TIR expressions of the dims.
+    `shared_bytes` is the dynamic shared memory of a block."""
 
     func: Any  # tvm.tirx.PrimFunc, the parameters of the kernel it belongs to
     grid: tuple[Any, ...]
     block: tuple[int, ...]
+    shared_bytes: int = 0
 
 
 def launches(name: str, func: Any) -> list[Launch]:

@@ -30,7 +30,7 @@ DEVICE_CALL = 2
 
 @dataclass(frozen=True)
 class DeviceCode:
-    """CUDA C of all device functions, their names in the order of their numbers, and C stubs by kernel."""
+    """`source`: CUDA C of all device functions; `functions`: their names, by number; `stubs`: C that launches them."""
 
     source: str
     functions: tuple[str, ...]
@@ -45,7 +45,13 @@ def device_code(kernels: Mapping[str, Any], target: CudaTarget) -> DeviceCode:
         parts = launches(name, func)
         stubs.append(_stub(name, func, parts, len(functions)))
         functions |= {f"{name}_{number}": part.func for number, part in enumerate(parts)}
-    return DeviceCode(_print(functions, target), tuple(functions), "\n".join(stubs))
+    names = ", ".join(f'"{name}"' for name in functions)
+    tables = [
+        '#include "cuda.h"',
+        f"const char* const optc_cuda_functions[] = {{{names or '0'}}};",
+        f"const int32_t optc_cuda_num_functions = {len(functions)};",
+    ]
+    return DeviceCode(_print(functions, target), tuple(functions), "\n".join([*tables, *stubs, ""]))
 
 
 def _stub(name: str, func: Any, parts: Sequence[Launch], first: int) -> str:
@@ -58,9 +64,11 @@ def _stub(name: str, func: Any, parts: Sequence[Launch], first: int) -> str:
     for number, part in enumerate(parts):
         grid = ", ".join(f"(int64_t){c_dim(dim_of(g, names))}" for g in part.grid)
         block = ", ".join(map(str, part.block))
-        lines.append(
-            f"  OPTC_LAUNCH({first + number}, ((const int64_t[]){{{grid}}}), ((const int32_t[]){{{block}}}), arguments);"
-        )
+        lines += [
+            f"  const int64_t grid{number}[] = {{{grid}}};",
+            f"  const int32_t block{number}[] = {{{block}}};",
+            f"  OPTC_LAUNCH({first + number}, grid{number}, block{number}, {part.shared_bytes}, arguments);",
+        ]
     return "\n".join([*lines, "  return OPTC_OK;", "}"])
 
 

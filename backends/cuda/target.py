@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...compiler.errors import TargetError
 from ..target import Target
 
+if TYPE_CHECKING:
+    from ...compiler.ir import Graph
+    from ..build import Compiled
+    from ..fallback import Fallback
+    from ..planning import Planner
+    from ..steps import Lowered
+
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_87", "sm_89", "sm_90", "sm_100")
 """Turing to Blackwell. Code for one runs on later ones of its major version, its PTX on all later ones."""
-DEFAULT = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90")
+DEFAULT = ("sm_80", "sm_90")
 
 
 @dataclass(frozen=True)
@@ -30,6 +38,18 @@ class CudaTarget(Target):
                 raise TargetError("unknown GPU architecture", expected=" or ".join(ARCHITECTURES), found=name)
         ordered = tuple(a for a in ARCHITECTURES if a in wanted)
         return CudaTarget(spec, "x86-64", (), lanes=1, registers=64, num_cores=1 << 12, architectures=ordered)
+
+    device: ClassVar[str | None] = "optc_cuda_device"
+
+    def lower(self, graph: Graph, fallback: Fallback | None = None, planner: Planner | None = None) -> Lowered:
+        from .lower import lower
+
+        return lower(graph, self, fallback, planner)
+
+    def compile(self, kernels: Mapping[str, Any], say: Callable[[str, float], None]) -> Compiled:
+        from .build import compile_kernels
+
+        return compile_kernels(kernels, self, say)
 
     def tvm(self) -> Any:
         """TVM's target for the oldest of the architectures: its code runs on all."""
