@@ -16,6 +16,7 @@ import numpy as np
 from .cexpr import c_dim, c_format, c_string, c_symbol
 from .codegen import own_features
 from .costs import Cost, costs
+from .packing import Axis
 from .program_control import ControlWriter
 from .program_steps import joined, tensor_zero
 from .steps import Lowered
@@ -94,10 +95,10 @@ class _Writer(ControlWriter):
             "optc_context* context = frame->context;",
             "const optc_tensor* in = frame->inputs;",
             "optc_tensor* out = frame->outputs;",
-            "const char* W = frame->weights;",
+            "const char *W = frame->weights, *U = frame->unpacked;",
             "char* const* B = frame->buffers;",
             "const int32_t profiling = optc_profiling(context);",
-            "(void)in; (void)out; (void)W; (void)B; (void)profiling; (void)context;",
+            "(void)in; (void)out; (void)W; (void)U; (void)B; (void)profiling; (void)context;",
         ]
         lines += self.symbol_reads("frame->symbols")
         lines += [f"int64_t {name} = 0; (void){name};" for name in self.locals]
@@ -180,11 +181,31 @@ class _Writer(ControlWriter):
 
     def program_table(self) -> list[str]:
         lives = joined(f"{{{b.first}, {b.last}}}" for b in self.storage.buffers)
+        boxes, axes = self.box_tables()
         return [
             f"static const optc_lifetime lifetimes[] = {{{lives or '{0, 0}'}}};",
+            f"static const optc_box boxes[] = {{{joined(boxes, '{0}')}}};",
+            f"static const optc_axis axes[] = {{{joined(axes, '{0}')}}};",
             f"const optc_program optc_generated_program = {{&info, {len(self.symbols)}, {len(self.storage.buffers)}, "
-            "lifetimes, bind, sizes, output_shapes, run};",
+            "lifetimes, bind, sizes, output_shapes, run, "
+            f".unpacked_bytes = {self.weights.unpacked_bytes}LL, .num_boxes = {len(boxes)}, .boxes = boxes, "
+            ".axes = axes};",
         ]
+
+    def box_tables(self) -> tuple[list[str], list[str]]:
+        """Rows of the tables of boxes and of their axes; equal sequences of axes are written once."""
+        boxes: list[str] = []
+        axes: list[str] = []
+        starts: dict[tuple[Axis, ...], int] = {}
+        for weight in self.weights.unpacked:
+            for box in weight.boxes:
+                if box.axes not in starts:
+                    starts[box.axes] = len(axes)
+                    axes += [f"{{{axis.steps}, {axis.to}, {axis.origin}}}" for axis in box.axes]
+                size = weight.itemsize
+                to, origin = weight.to + box.to * size, weight.offset + box.origin * size
+                boxes.append(f"{{{to}LL, {origin}LL, {size}, {len(box.axes)}, {starts[box.axes]}}}")
+        return boxes, axes
 
     def write_results(self) -> None:
         """What was not written in place: inputs or constants returned as they are, views, heap tensors."""

@@ -14,6 +14,7 @@ import numpy as np
 from ..compiler.ir import Graph, Value
 from ..compiler.types import Dim, free_symbols, same_dim
 from .cexpr import c_dim, c_format, c_name, c_string, c_symbol
+from .packing import Packed
 from .steps import CCallStep, Check, HostCall, Kernel, Lowered, Param, Step, Steps, Trap, View
 from .storage import Storage, Weights
 
@@ -131,8 +132,8 @@ class StepWriter:
     def argument(self, step: Kernel, param: Param, scratch: Iterator[str]) -> str:
         if isinstance(param, Value):
             return self.storage.place(param)
-        if isinstance(param, np.ndarray):
-            return f"(char*)(W + {self.weights.add(step.name, param)})"
+        if isinstance(param, (np.ndarray, Packed)):
+            return self.weights.place(step.name, param)
         return next(scratch)
 
     def kernel_symbol(self, step: Kernel) -> str:

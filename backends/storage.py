@@ -7,13 +7,14 @@ a loop reads from outside lives until the loop ends. The runtime turns lifetimes
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..compiler.ir import Graph, Node, Value
 from ..compiler.types import Dim, free_symbols
+from .packing import Box, Packed
 from .steps import Check, HostCall, If, Kernel, Loop, Scan, Step, Steps, View
 
 
@@ -26,31 +27,67 @@ class Buffer:
     last: int
 
 
+@dataclass(frozen=True)
+class Unpacked:
+    """A weight that loading makes: `boxes` copy elements of `itemsize` bytes from `offset` of the blob to `to` in
+    memory; both in bytes."""
+
+    to: int
+    offset: int
+    itemsize: int
+    boxes: Sequence[Box]
+
+
 class Weights:
-    """The weight blob: arrays at 64-byte aligned offsets, equal ones stored once."""
+    """The weight blob, and what loading makes of it: arrays at 64-byte aligned offsets, equal ones stored once."""
 
     ALIGNMENT = 64
 
     def __init__(self) -> None:
         self.arrays: list[tuple[str, np.ndarray]] = []
         self.nbytes = 0
-        self._by_id: dict[int, int] = {}
+        self.unpacked: list[Unpacked] = []
+        self.unpacked_bytes = 0
+        self._by_id: dict[int, str] = {}
         self._by_digest: dict[tuple[str, tuple[int, ...], bytes], int] = {}
+        self._unpacked_by_digest: dict[bytes, int] = {}
+
+    def place(self, name: str, weight: np.ndarray | Packed) -> str:
+        """C expression of the weight's address, of type char*."""
+        if id(weight) not in self._by_id:
+            self._by_id[id(weight)] = f"(char*)({self._place(name, weight)})"
+        return self._by_id[id(weight)]
+
+    def _place(self, name: str, weight: np.ndarray | Packed) -> str:
+        if not isinstance(weight, Packed):
+            return f"W + {self.add(name, weight)}"
+        boxes = weight.boxes()
+        return f"W + {self.add(name, weight.array)}" if boxes is None else f"U + {self._unpack(name, weight, boxes)}"
 
     def add(self, name: str, array: np.ndarray) -> int:
         """The offset (bytes) of this array in the blob."""
-        if id(array) in self._by_id:
-            return self._by_id[id(array)]
-        flat = np.ascontiguousarray(array)
-        digest = hashlib.sha256(flat.reshape(-1).view(np.uint8).data).digest()
-        key = (str(array.dtype), array.shape, digest)
+        key = (str(array.dtype), array.shape, _digest(array))
         if key not in self._by_digest:
-            offset = -(-self.nbytes // self.ALIGNMENT) * self.ALIGNMENT
-            self._by_digest[key] = offset
+            self._by_digest[key] = self._align(self.nbytes)
             self.arrays.append((f"{name}.{len(self.arrays)}", array))
-            self.nbytes = offset + array.nbytes
-        self._by_id[id(array)] = self._by_digest[key]
+            self.nbytes = self._by_digest[key] + array.nbytes
         return self._by_digest[key]
+
+    def _unpack(self, name: str, weight: Packed, boxes: Sequence[Box]) -> int:
+        """The offset (bytes) of this weight in the memory that loading fills."""
+        digest = _digest(weight.array)
+        if digest not in self._unpacked_by_digest:
+            to = self._unpacked_by_digest[digest] = self._align(self.unpacked_bytes)
+            self.unpacked.append(Unpacked(to, self.add(name, weight.source), weight.source.itemsize, boxes))
+            self.unpacked_bytes = to + weight.array.nbytes
+        return self._unpacked_by_digest[digest]
+
+    def _align(self, offset: int) -> int:
+        return -(-offset // self.ALIGNMENT) * self.ALIGNMENT
+
+
+def _digest(array: np.ndarray) -> bytes:
+    return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data).digest()
 
 
 class Storage:
@@ -101,7 +138,7 @@ class Storage:
         """C expression of the address of the value's first byte."""
         value = self.root(value)
         if value.data is not None:
-            return f"(char*)(W + {self.weights.add(value.name, value.data)})"
+            return self.weights.place(value.name, value.data)
         if value in self.heap:
             return f"((char*)t{self.heap[value]}.data)"
         return self._place[value]

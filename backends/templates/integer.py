@@ -16,6 +16,7 @@ from ..kernels.amx import matmul as amx_matmul
 from ..kernels.builder import product, static
 from ..kernels.dot import conv, depthwise, matmul
 from ..kernels.matmul import MatmulSpec
+from ..packing import Packed
 from ..steps import Kernel, Param
 from .base import Anchor, template
 from .conv import conv_spec, is_plain_conv
@@ -43,7 +44,7 @@ def _call(anchor: Anchor, families: Sequence[Any], spec: Any, weights: Value, re
     """The kernel of one of the families for this node: x, packed weights, `rest`, then what the epilogue reads."""
     epilogue = anchor.epilogue()
     chosen = anchor.choose(spec, *families)
-    packed = chosen.family.pack_weights(np.asarray(weights.data), spec, chosen.plan)
+    packed = Packed(np.asarray(weights.data), lambda array: chosen.family.pack_weights(array, spec, chosen.plan))
     func = chosen.family.build(spec, chosen.plan, epilogue)
     return anchor.kernel(func, [anchor.node.operand(0), packed, *rest], epilogue, str(chosen))
 

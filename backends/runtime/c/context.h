@@ -29,12 +29,21 @@ int32_t optc_check_features(const char* required, char* missing, size_t capacity
  * if memory ran out or a size is negative. All offsets are multiples of OPTC_ALIGNMENT. */
 int64_t optc_plan(const optc_lifetime* lifetimes, const int64_t* bytes, int32_t count, int64_t* offsets);
 
+/* --- unpack.c --- */
+typedef struct optc_unpacked optc_unpacked;
+
+/* The program's unpacked weights, shared by all who ask with the same `weights`; NULL if out of memory. */
+optc_unpacked* optc_unpack(const char* weights);
+void optc_unpack_release(optc_unpacked*);
+const char* optc_unpacked_data(const optc_unpacked*);
+
 /* --- runtime.c --- */
 typedef struct optc_block optc_block;
 
 struct optc_context {
   pthread_mutex_t lock;           /* one run at a time; others wait */
   const char* weights;
+  optc_unpacked* unpacked;        /* NULL if the program needs none */
   optc_options options;
   optc_pool* pool;
 

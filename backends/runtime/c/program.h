@@ -12,10 +12,18 @@
 
 typedef struct optc_lifetime { int32_t first, last; } optc_lifetime;   /* steps, both included */
 
+/* A loop of a strided copy: `count` elements (or inner loops), so many elements apart on either side. */
+typedef struct optc_axis { int32_t count, to, from; } optc_axis;
+
+/* A copy from byte `from` of the weights to byte `to` of the unpacked ones: `rank` nested loops, the outermost first,
+ * over elements of `itemsize` bytes; they start at number `axis` of the program's axes. */
+typedef struct optc_box { int64_t to, from; int32_t itemsize, rank, axis; } optc_box;
+
 typedef struct optc_frame {
   optc_context* context;
   const int64_t* symbols;
   const char* weights;
+  const char* unpacked;           /* weights that the file holds in another form; NULL if there are none */
   const optc_tensor* inputs;      /* the caller's memory: aligned to its elements only, not to vectors */
   optc_tensor* outputs;           /* dtype, rank and shape as output_shapes gave them; `data` by optc_output only */
   char* const* buffers;           /* planned buffers, 64-byte aligned */
@@ -29,6 +37,10 @@ typedef struct optc_program {
   void (*sizes)(const int64_t* symbols, int64_t* bytes);
   void (*output_shapes)(const int64_t* symbols, optc_tensor* outputs); /* fills dtype, rank, shape; -1 if data-dependent */
   int32_t (*run)(optc_frame*);
+  int64_t unpacked_bytes;                                           /* what `boxes` fill, the rest being zero */
+  int32_t num_boxes;
+  const optc_box* boxes;
+  const optc_axis* axes;
 } optc_program;
 
 extern const optc_program optc_generated_program;

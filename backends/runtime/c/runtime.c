@@ -241,6 +241,7 @@ void optc_destroy(optc_context* context) {
   if (!context) return;
   optc_pool_destroy(context->pool);
   release_all(context);
+  optc_unpack_release(context->unpacked);
   free(context->bound_inputs);
   free(context->symbols);
   free(context->bytes);
@@ -261,6 +262,10 @@ static int allocate(optc_context* context) {
   context->output_types = calloc(2 * (size_t)INFO->num_outputs + 1, sizeof(optc_tensor));
   context->nanoseconds = calloc((size_t)INFO->num_steps + 1, sizeof(int64_t));
   context->pool = optc_pool_create(context->options.num_threads, context);
+  if (PROGRAM->unpacked_bytes) {
+    context->unpacked = optc_unpack(context->weights);
+    if (!context->unpacked) return 0;
+  }
   if (!context->bound_inputs || !context->symbols || !context->bytes || !context->buffers ||
       !context->output_types || !context->nanoseconds || !context->pool)
     return 0;
@@ -328,7 +333,9 @@ int32_t optc_run(optc_context* context, const optc_tensor* inputs, optc_tensor* 
     memcpy(context->outputs, context->output_types, (size_t)INFO->num_outputs * sizeof(optc_tensor));
     for (int32_t i = 0; i < INFO->num_outputs; i++) context->outputs[i].data = NULL;
     context->given = outputs;
-    optc_frame frame = {context, context->symbols, context->weights, inputs, context->outputs, context->buffers};
+    const char* unpacked = context->unpacked ? optc_unpacked_data(context->unpacked) : NULL;
+    optc_frame frame = {context, context->symbols, context->weights, unpacked,
+                        inputs,  context->outputs, context->buffers};
     status = PROGRAM->run(&frame);
     if (status && !context->status) optc_fail(context, status, "a kernel failed with status %d", status);
     status = finish_outputs(context, outputs, status);

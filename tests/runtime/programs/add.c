@@ -34,4 +34,6 @@ static int32_t run(optc_frame* frame) {
   OPTC_STEP(0, add(frame->inputs[0].data, frame->inputs[1].data, z));
   return 0;
 }
-const optc_program optc_generated_program = {&info, 0, 0, NULL, bind, sizes, output_shapes, run};
+const optc_program optc_generated_program = {
+    .info = &info, .num_symbols = 0, .bind = bind, .sizes = sizes, .output_shapes = output_shapes, .run = run,
+};

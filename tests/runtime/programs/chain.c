@@ -57,4 +57,7 @@ static int32_t run(optc_frame* frame) {
   OPTC_STEP(3, sum(c, frame->inputs[1].data, z, n));
   return 0;
 }
-const optc_program optc_generated_program = {&info, 2, 3, lifetimes, bind, sizes, output_shapes, run};
+const optc_program optc_generated_program = {
+    .info = &info, .num_symbols = 2, .num_buffers = 3, .lifetimes = lifetimes,
+    .bind = bind, .sizes = sizes, .output_shapes = output_shapes, .run = run,
+};

@@ -32,4 +32,6 @@ static int32_t run(optc_frame* frame) {
   memcpy(out, z.data, (size_t)z.shape[1] * 8);
   return 0;
 }
-const optc_program optc_generated_program = {&info, 1, 0, NULL, bind, sizes, output_shapes, run};
+const optc_program optc_generated_program = {
+    .info = &info, .num_symbols = 1, .bind = bind, .sizes = sizes, .output_shapes = output_shapes, .run = run,
+};

@@ -36,4 +36,6 @@ static int32_t run(optc_frame* frame) {
   optc_release(context, found);
   return 0;
 }
-const optc_program optc_generated_program = {&info, 1, 0, NULL, bind, sizes, output_shapes, run};
+const optc_program optc_generated_program = {
+    .info = &info, .num_symbols = 1, .bind = bind, .sizes = sizes, .output_shapes = output_shapes, .run = run,
+};

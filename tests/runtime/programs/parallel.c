@@ -71,4 +71,6 @@ static int32_t run(optc_frame* frame) {
   *nested = atomic_load(&j.nested);
   return status;
 }
-const optc_program optc_generated_program = {&info, 1, 0, NULL, bind, sizes, output_shapes, run};
+const optc_program optc_generated_program = {
+    .info = &info, .num_symbols = 1, .bind = bind, .sizes = sizes, .output_shapes = output_shapes, .run = run,
+};

@@ -28,4 +28,6 @@ static int32_t run(optc_frame* frame) {
   memcpy(f, frame->inputs[2].data, 2);
   return 0;
 }
-const optc_program optc_generated_program = {&info, 0, 0, NULL, bind, sizes, output_shapes, run};
+const optc_program optc_generated_program = {
+    .info = &info, .num_symbols = 0, .bind = bind, .sizes = sizes, .output_shapes = output_shapes, .run = run,
+};
