@@ -14,6 +14,7 @@ import numpy as np
 from ..compiler.ir import Graph, Node, Value
 from ..compiler.types import Dim
 from .base import CCall
+from .packing import Packed
 
 
 @dataclass(frozen=True)
@@ -23,14 +24,14 @@ class Scratch:
     nbytes: Dim
 
 
-Param: TypeAlias = "Value | np.ndarray | Scratch"
+Param: TypeAlias = "Value | np.ndarray | Packed | Scratch"
 
 
 @dataclass
 class Kernel:
     """A call of a TIR function with `params` in order, then `symbols` as int64.
 
-    A param is a value, an array packed for this kernel alone, or scratch. `outputs` are the params it writes.
+    A param is a value, an array made or packed for this kernel alone, or scratch. `outputs` are the params it writes.
     """
 
     name: str
