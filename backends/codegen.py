@@ -21,7 +21,7 @@ import tvm_ffi
 from tvm import s_tir, tirx
 from tvm.ir import PointerType, PrimType
 
-from .isa.bf16 import lower_rounding
+from .isa.bf16 import lower_rounding, with_products
 from .kernels.bindings import to_locals
 from .kernels.builder import FEATURES, WORKSPACE, itemsize
 from .target import Target
@@ -137,7 +137,7 @@ def _loop_passes(target: Target) -> list[Any]:
         t.FlattenBuffer(),
         t.VectorizeLoop(True),
         t.UnrollLoop(),
-        _each_function("RoundToBFloat16", lambda func: lower_rounding(func, target)),
+        _each_function("BFloat16", lambda func: with_products(lower_rounding(func, target))),
         _each_function("VectorIndices", _vector_indices),
         s_tir.transform.RewriteUnsafeSelect(),
         _each_function("StackAllocation", _on_stack),

@@ -50,11 +50,18 @@ class TileType:
         """Elements of k that share a 32-bit lane."""
         return 4 // self.itemsize
 
+    @property
+    def is_float(self) -> bool:
+        """Whether what a weight of zero multiplies must be a number: zero times infinity is none."""
+        return self.sum == "float32"
+
     def runs_on(self, target: Target) -> bool:
         return set(self.features) <= set(target.features)
 
 
 U8_S8 = TileType("uint8", "int8", "int32", 1, "llvm.x86.tdpbusd", ("amx-int8", "amx-tile"))
+BF16 = TileType("uint16", "uint16", "float32", 2, "llvm.x86.tdpbf16ps", ("amx-bf16", "amx-tile"))
+"""bfloat16 as its bits. Denormals count as zeros, in operands and in sums."""
 
 
 def config_bytes(shapes: Mapping[int, tuple[Expr, int]]) -> dict[int, Expr]:

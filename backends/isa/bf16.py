@@ -1,20 +1,26 @@
-"""bfloat16 in registers: rounding from float32 to nearest, ties to even.
+"""bfloat16 in registers: rounding from float32 to nearest, ties to even, and dot products of pairs.
 
 Kernels hold bfloat16 as its bits in uint16 and write the rounding as a TIR cast to bfloat16, read as uint16, which
 TVM's passes vectorise as they do any cast (kernels/exprs.py). `lower_rounding` makes of it what the target has: an
 instruction (AVX512-BF16, Intel SDM volume 2), or integer arithmetic. Both give the same bits, but that the instruction
 takes denormals for zeros.
+
+`DotPairs` is vdpbf16ps, which takes denormals for zeros too. Its operands are of LLVM's type bfloat, which TVM's code
+generator does not know: a function in LLVM's own text stands between (`with_products`).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import tvm_ffi
 from tvm import tirx
-from tvm.ir import Call
+from tvm.ir import Call, StringImm
 
 from ..kernels.bindings import bound
+from ..kernels.builder import Dim, KernelBuilder, splat
+from ..kernels.tile import Arithmetic
 from ..target import Target
 
 Expr = Any
@@ -88,3 +94,51 @@ def by_integers(value: Expr) -> Expr:
 
 def _indices(first: int, count: int) -> list[Expr]:
     return [tirx.IntImm("int32", first + i) for i in range(count)]
+
+
+@dataclass(frozen=True)
+class DotPairs(Arithmetic):
+    """vdpbf16ps: two products of bfloat16 a step, summed in float32."""
+
+    a: str = "uint16"
+    held: str = "uint16"
+    b: str = "uint16"
+    depth: int = 2
+    cost: float = 1.0
+    latency: float = 6.0
+
+    def element(self, kb: KernelBuilder, a: Expr, at: Dim, count: int, lanes: int) -> Expr:
+        pair = tirx.Cast("int32", kb.load(a, at)) if count == 1 else tirx.reinterpret("int32", kb.load(a, at, 2))
+        return tirx.reinterpret(f"uint16x{2 * lanes}", splat(pair, lanes))
+
+    def accumulate(self, total: Expr, element: Expr, column: Expr, lanes: int) -> Expr:
+        return tirx.call_pure_extern(f"float32x{lanes}", _PRODUCT.format(bits=32 * lanes), total, element, column)
+
+
+_PRODUCT = "optc_dpbf16ps_{bits}"
+_PRODUCT_TEXT = """
+declare <{lanes} x float> @llvm.x86.avx512bf16.dpbf16ps.{bits}(<{lanes} x float>, <{pairs} x bfloat>, <{pairs} x bfloat>)
+define linkonce_odr hidden <{lanes} x float> @optc_dpbf16ps_{bits}(<{lanes} x float> %sum, <{pairs} x i16> %a, <{pairs} x i16> %b) alwaysinline {{
+  %x = bitcast <{pairs} x i16> %a to <{pairs} x bfloat>
+  %y = bitcast <{pairs} x i16> %b to <{pairs} x bfloat>
+  %out = call <{lanes} x float> @llvm.x86.avx512bf16.dpbf16ps.{bits}(<{lanes} x float> %sum, <{pairs} x bfloat> %x, <{pairs} x bfloat> %y)
+  ret <{lanes} x float> %out
+}}
+"""  # noqa: E501
+
+
+def with_products(func: Any) -> Any:
+    """The function with the text of what its dot products call, which LLVM inlines."""
+    called: set[str] = set()
+
+    def note(call: Any) -> None:
+        if call.args and isinstance(call.args[0], StringImm):
+            called.add(str(call.args[0].value))
+
+    tvm_ffi.structural_walk(func.body, (Call, note))
+    body = func.body
+    for lanes in (8, 16):
+        if _PRODUCT.format(bits=32 * lanes) in called:
+            text = StringImm(_PRODUCT_TEXT.format(lanes=lanes, pairs=2 * lanes, bits=32 * lanes))
+            body = tirx.AttrStmt(tirx.IntImm("int32", 0), "pragma_import_llvm", text, body)
+    return func.with_body(body)

@@ -13,17 +13,18 @@ from ...compiler.types import DType, same_dim
 from . import exprs
 from .builder import Expr, buffer, i64, splat
 from .dims import DimVars
-from .index.base import element_expr
+from .index.base import element_expr, stores_rounded
 
-_IN_REGISTERS = frozenset((DType.F32, DType.I32, DType.U8, DType.I8))
+_IN_REGISTERS = frozenset((DType.F32, DType.BF16, DType.I32, DType.U8, DType.I8))
 
 
 class NodeEpilogue:
     """`nodes` (topologically ordered) computed from `source` = scale * a template's result + an optional bias.
 
     Every value has its own type: int32 sums become float32 at a DequantizeLinear, and what a QuantizeLinear makes of
-    them is stored as bytes (`dtype`). Operands in memory are loaded in their own type. With such nodes no product is
-    fused with an addition, so that all processors give the same bits.
+    them is stored as bytes (`dtype`), what a Cast makes as bfloat16. Operands in memory are loaded in their own type.
+    Where quantization is among the nodes no product is fused with an addition, so that all processors give the same
+    bits.
 
     `buffers` are what it reads besides, `values` the IR values (or arrays) to pass for them, in the same order. If all
     of them are full-size, lie along the last axis or are single numbers, indices are `[row, channel]` (see
@@ -71,9 +72,12 @@ class NodeEpilogue:
         return buffer(name, shape, dtype)
 
     def _load(self, value: Value, indices: Sequence[Expr], lanes: int) -> Expr:
-        """The elements of an operand that meet the vector at `indices`."""
+        """The elements of an operand that meet the vector at `indices`, in the type they are computed in."""
         if value.data is not None and _is_number(value):
-            return exprs.const(value.data.reshape(-1)[0], exprs.tir_dtype(value.type.dtype), lanes)
+            return exprs.const(value.data.reshape(-1)[0], exprs.load_type(value.type.dtype), lanes)
+        return exprs.from_memory(self._stored(value, indices, lanes), value.type.dtype)
+
+    def _stored(self, value: Value, indices: Sequence[Expr], lanes: int) -> Expr:
         last = indices[-1] if lanes == 1 else tirx.Ramp(i64(indices[-1]), i64(1), lanes)
         source = self._buffers[value]
         if _is_single(value):
@@ -112,10 +116,13 @@ class NodeEpilogue:
                     load = self._load(operand, indices, lanes)
                     known[operand] = load if _is_number(operand) else name(load, "operand")
                 args.append(None if operand is None else known[operand])
-            known[node.outputs[0]] = name(element_expr(node, args), "result")
+            if node.outputs[0] is self._result and stores_rounded(node):
+                known[self._result] = args[0]
+            else:
+                known[node.outputs[0]] = name(element_expr(node, args), "result")
         if any(n.op in quantization.OPS for n in self.nodes):
             named = [(var, exprs.products_rounded(expr)) for var, expr in named]
-        result = known[self._result]
+        result = exprs.to_memory(known[self._result], self._result.type.dtype)
         for var, expr in reversed(named):
             result = tirx.Let(var, expr, result)
         return result

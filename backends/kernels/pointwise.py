@@ -24,6 +24,7 @@ from .builder import KernelBuilder, buffer, i64, static
 from .compose import SCALAR_BYTES, Guard, Scope, linear
 from .dims import DimVars
 from .index import load_all
+from .index.base import stores_rounded
 from .nest import Axis, Nest, Store
 
 BYTES_PER_SECOND = 8e9
@@ -170,7 +171,9 @@ class Group:
         stores = []
         for number in numbers:
             value = self.outputs[number]
-            element = scope.named(exprs.to_memory(scope.element(value, index), value.type.dtype))
+            maker = value.producer
+            source = maker.operand(0) if maker in self.nodes and stores_rounded(maker) else value
+            element = scope.named(exprs.to_memory(scope.element(source, index), value.type.dtype))
             offset = scope.analyzer.simplify(linear(index, self.dims.shape(shape)))
             stores.append(Store(self.kb.flat(self.results[number]), offset, element))
         looped = [a for a in axes if not (isinstance(a.extent, int) and a.extent == 1)]

@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import ArtifactError, UnsupportedError
 from ..ir import Attr, Graph, Node, Value
 from ..types import DType
-from . import fused, integer, nhwc, recurrent, trap, weights  # noqa: F401  (they register expansions)
+from . import bf16, fused, integer, nhwc, recurrent, trap, weights  # noqa: F401  (they register expansions)
 from .expand import expand, has_own_ops
 from .load import NEWEST_OPSET
 from .tensors import tensor_proto, type_proto
@@ -28,13 +28,14 @@ _OWN_METADATA = ("producer", "opset", "warnings", "initializer_inputs")
 TensorWriter = Callable[[str, np.ndarray], "onnx.TensorProto"]
 
 
-def export_model(graph: Graph, *, opset: int | None = None) -> onnx.ModelProto:
+def export_model(graph: Graph, *, opset: int | None = None, writer: TensorWriter = tensor_proto) -> onnx.ModelProto:
     """The graph as an ONNX model; the graph is not changed.
 
     optc's own ops are expanded (see expand.py). `opset` defaults to the lowest that says every node, 13 at least.
+    `writer` makes the tensor of a constant from its name and data.
     Raises UnsupportedError for ops without an expansion, and where `opset` is too old or unknown.
     """
-    return _export(graph, opset, tensor_proto)
+    return _export(graph, opset, writer)
 
 
 def save_model(graph: Graph, path: str | Path, *, opset: int | None = None, external: bool | None = None) -> None:

@@ -6,7 +6,7 @@ import functools
 import importlib
 
 _FAMILIES = (
-    "control", "conv", "fused", "gather", "generate", "host", "image", "integer", "matmul", "microsoft", "movement",
+    "bf16", "control", "conv", "fused", "gather", "generate", "host", "image", "integer", "matmul", "microsoft", "movement",
     "nhwc", "norm", "pointwise", "pool", "quantize", "recurrent", "reduce", "shape", "signal", "sort", "unknown",
     "weights",
 )  # fmt: skip

@@ -1,4 +1,5 @@
-"""Convolutions of integers (u8 x s8, summed in int32) on AMX tiles, channels last: x [n, spatial..., c_in].
+"""Convolutions of integers (u8 x s8, summed in int32) or of bfloat16 (summed in float32) on AMX tiles, channels last:
+x [n, spatial..., c_in].
 
 A 1x1 convolution of stride 1 is a product over pixels. For any other, strips of the image are copied to scratch memory
 (strip.py) and every tap, or run of taps, is a step of one product.
@@ -106,8 +107,8 @@ def pack_weights(array: np.ndarray, spec: ConvSpec, plan: ConvPlan | MatmulPlan)
 
 
 def build(spec: ConvSpec, plan: ConvPlan | MatmulPlan, epilogue: Epilogue | None = None) -> Any:
-    """The kernel. Params: x, packed weights, bias [c_out], pad [1] if the image is padded, the epilogue's buffers, y,
-    and the workspace unless the convolution is a product over pixels."""
+    """The kernel. Params: x, packed weights, bias [c_out], pad [1] if an image of integers is padded, the epilogue's
+    buffers, y, and the workspace unless the convolution is a product over pixels."""
     if isinstance(plan, MatmulPlan):
         flat = epilogue is None or epilogue.flat
         return matmul.build(_as_matmul(spec, flat), plan, epilogue, rows=(spec.batch, *spec.spatial))
@@ -138,14 +139,14 @@ class _Conv:
         x = buffer("x", (spec.batch, *spec.spatial, spec.c_in), kind.a)
         b = buffer("w", (spec.group * self.walk.packed(self.each),), kind.b)
         bias = buffer("bias", (spec.c_out,), kind.sum)
-        pads = [buffer("pad", (1,), kind.a)] if any(spec.pads) else []
+        pads = [buffer("pad", (1,), kind.a)] if any(spec.pads) and not kind.is_float else []
         y = buffer("y", (spec.batch, *spec.out_spatial, spec.c_out), result_dtype(epilogue, kind.sum))
         slack = ROWS * plan.block.rows * self.strip.unit + SLACK
         self.share = known(self.strip.elements + slack)
         workspace = buffer(WORKSPACE, (plan.workers, self.share), kind.a)
         self.params = [x, b, bias, *pads, *(epilogue.buffers if epilogue else ()), y, workspace]
         self.x, self.b, self.bias, self.scratch = kb.flat(x), kb.flat(b), kb.flat(bias), kb.flat(workspace)
-        self.pad = kb.load(kb.flat(pads[0]), 0) if pads else None
+        self.pad = kb.load(kb.flat(pads[0]), 0) if pads else i64(0) if any(spec.pads) else None
         self.output = Output(kb.flat(y), spec.c_out, epilogue)
 
     def build(self) -> Any:
@@ -172,7 +173,7 @@ class _Conv:
                     kb.let(minimum(plan.rows, strip.out[1] - top), "rows"),
                     strip.width if plan.width is None else kb.let(minimum(plan.width, strip.out[2] - left), "width"),
                 )
-                strip.fill(kb, self.x, self.scratch, origin, place, pad)
+                strip.fill(kb, self.x, self.scratch, origin, place, pad, self.walk.passes_end)
                 with kb.loop(self.spec.group, "g") as group:
                     self._multiply(tiles, origin, place, group, part)
             tiles.release()

@@ -1,4 +1,5 @@
-"""Products of integers (u8 x s8, summed in int32) with a constant B on AMX tiles: `y = a @ b + bias`."""
+"""Products of integers (u8 x s8, summed in int32) or of bfloat16 (summed in float32) with a constant B on AMX tiles:
+`y = a @ b + bias`."""
 
 from __future__ import annotations
 
@@ -212,6 +213,7 @@ def _copied(kb: KernelBuilder, walk: Walk, rows: _Rows, a: Expr, block: Expr) ->
             source = kb.let((rows.base + start + r) * k, "from")
             for at, lanes in pieces(k, ROWS):
                 kb.store(copy, (r + i * ROWS) * pitch + at, kb.load(a, source + at, lanes), lanes)
+            kb.zero(copy, (r + i * ROWS) * pitch + k, walk.passes_end)
     return Source(copy, [i64(i * ROWS * pitch) for i in range(rows.tiles)], pitch, [i64(0)])
 
 

@@ -113,8 +113,11 @@ class Strip:
         taps = self.kernel[0] * self.kernel[1]
         return [each * self.kernel[2]] * taps if self.merges else [each] * (taps * self.kernel[2])
 
-    def fill(self, kb: KernelBuilder, x: Expr, scratch: Expr, origin: Dim, at: StripPlace, pad: Expr | None) -> None:
-        """Copies what a strip reads to `origin` on; `pad` fills what lies outside the image (None: nothing does)."""
+    def fill(
+        self, kb: KernelBuilder, x: Expr, scratch: Expr, origin: Dim, at: StripPlace, pad: Expr | None, zeros: int = 0
+    ) -> None:
+        """Copies what a strip reads to `origin` on; `pad` fills what lies outside the image (None: nothing does). So
+        many `zeros` follow where no other pixels do."""
         c, step = self.spec.c_in, self.step
         length = known(self.pitch * (self.strides[2] // step))  # pixels of a scratch row
         x_first = at.left * self.strides[2] - self.begin[2]
@@ -128,6 +131,9 @@ class Strip:
                 to = kb.let(origin + (plane * self.plane + r * (self.pitch * self.unit)), "to")
                 row = kb.let(((at.image * self.size[0] + iz) * self.size[1] + iy) * self.size[2], "row")
 
+                if zeros:
+                    for end in (right, length) if pad is None else (length,):
+                        kb.zero(scratch, to + end * c, zeros)
                 source = (row + x_first + left * step) * c
                 if pad is None:
                     self._copy_pixels(kb, scratch, to + left * c, x, source, right - left)

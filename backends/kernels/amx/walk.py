@@ -18,7 +18,8 @@ from ...isa.amx import COLUMNS, TileType
 @dataclass(frozen=True)
 class Walk:
     """Runs of `lengths` elements, taken `step` (a multiple of `kind.group`) at a time. A run shorter than a step is
-    read beyond its end, with weights of zero there: right for integers, of which no value times zero is not zero."""
+    read beyond its end, with weights of zero there: right for integers, of which no value times zero is not zero.
+    Floats read there must be zeros or lie in another run (`passes_end`)."""
 
     kind: TileType
     lengths: tuple[int, ...]
@@ -54,6 +55,11 @@ class Walk:
             if end == len(steps) or end in cuts or steps[end] != (run, start + self.step):
                 yield (*steps[first], first, end - first)
                 first = end
+
+    @property
+    def passes_end(self) -> int:
+        """How many elements of a float beyond a run are read: one, where a short run is of odd length."""
+        return max(0, self.step - min(self.lengths)) if self.kind.is_float else 0
 
     @property
     def steps(self) -> int:

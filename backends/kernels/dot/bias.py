@@ -1,7 +1,7 @@
-"""The s32 bias of an integer product, as the first step of its epilogue.
+"""The bias of a product, as the first step of its epilogue.
 
-Sums modulo 2^32 are the same in any order, so that the bias may as well come last: there the columns beyond the last
-panel's end are already cut off.
+Integer sums modulo 2^32 are the same in any order, so that the bias may as well come last: there the columns beyond the
+last panel's end are already cut off.
 """
 
 from __future__ import annotations
@@ -15,16 +15,18 @@ from ..builder import Epilogue, Expr, buffer, i64
 
 
 class Biased:
-    """An epilogue that adds bias s32 [columns] and hands the int32 sums to `inner`, if there is one.
+    """An epilogue that adds a bias [columns] of the sums' `dtype` and hands them to `inner`, if there is one.
 
     `between` are buffers that the kernel takes after the bias and before those of `inner`.
     """
 
-    def __init__(self, columns: int, inner: Epilogue | None, between: Sequence[Any] = ()) -> None:
-        self._bias, self._inner = buffer("bias", (columns,), "int32"), inner
+    def __init__(
+        self, columns: int, inner: Epilogue | None, between: Sequence[Any] = (), dtype: str = "int32"
+    ) -> None:
+        self._bias, self._inner = buffer("bias", (columns,), dtype), inner
         self.buffers: Sequence[Any] = [self._bias, *between, *(inner.buffers if inner else ())]
         self.flat = inner is None or inner.flat
-        self.dtype = "int32" if inner is None else inner.dtype
+        self.dtype = dtype if inner is None else inner.dtype
 
     def __call__(self, value: Expr, indices: Sequence[Expr], lanes: int) -> Expr:
         at = i64(indices[-1])

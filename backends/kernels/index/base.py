@@ -43,6 +43,16 @@ def element_expr(node: Node, args: Sequence[Any]) -> Expr:
     return exprs.rounded_to(result, node.outputs[0].type.dtype)
 
 
+def stores_rounded(node: Node) -> bool:
+    """Whether the node does nothing that storing its operand in the output's type would not do: a Cast from float32 to
+    a half type. Where its output is stored, rounding the operand first would be done twice."""
+    return (
+        node.op == "Cast"
+        and node.operand(0).type.dtype is DType.F32
+        and node.outputs[0].type.dtype in (DType.F16, DType.BF16)
+    )
+
+
 def _broadcasting(node: Node, inputs: Sequence[Operand | None]) -> list[Element]:
     def element(index: Index) -> Expr:
         return element_expr(node, [None if x is None else x(broadcast(index, x)) for x in inputs])

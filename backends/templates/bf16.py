@@ -1,0 +1,88 @@
+"""The products in bfloat16: operands bf16, sums f32 and whatever follows them in registers.
+
+AMX tiles take them where the target has tiles and there are rows to fill them; all else goes to dot products of pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ...compiler.ir import Node, Value
+from ...compiler.ops.base import attr_float, attr_int
+from ..kernels.amx import conv_bf16 as amx_conv
+from ..kernels.amx import matmul_bf16 as amx_matmul
+from ..kernels.bf16 import conv, matmul
+from ..kernels.builder import product, static
+from ..kernels.matmul import MatmulSpec
+from ..steps import Kernel, Param
+from .base import Anchor, template
+from .conv import conv_spec, is_plain_conv
+
+FEWEST_ROWS = 9
+"""Products of fewer rows are bound by reading the weights, which dot products do as fast, without setting up tiles."""
+FEWEST_PRODUCTS = 16
+"""Shorter sums leave most of a tile empty, and its way through memory to the epilogue takes longer than they do."""
+
+
+def _fills_tiles(rows: Any, products: int) -> bool:
+    """Whether so many rows of sums of so many products are worth tiles; measured on Sapphire Rapids. A number of rows
+    known only at run time is taken to be large."""
+    known = static(rows)
+    return products >= FEWEST_PRODUCTS and (known is None or known >= FEWEST_ROWS)
+
+
+def _call(anchor: Anchor, families: Sequence[Any], spec: Any, weights: Value, columns: int) -> Kernel:
+    """The kernel of one of the families for this node: x, packed weights, bias, then what the epilogue reads."""
+    alpha, bias = attr_float(anchor.node, "alpha", 1.0), anchor.node.input(2)
+    epilogue = anchor.epilogue() if alpha == 1.0 else anchor.epilogue(bias, alpha)
+    if bias is None or alpha != 1.0:
+        bias = np.zeros(columns, np.float32)
+    chosen = anchor.choose(spec, *families)
+    bits = np.asarray(weights.data).view(np.uint16)
+    packed = chosen.family.pack_weights(bits, spec, chosen.plan)
+    func = chosen.family.build(spec, chosen.plan, epilogue)
+    params: list[Param] = [anchor.node.operand(0), packed, bias]
+    return anchor.kernel(func, params, epilogue, str(chosen))
+
+
+@template("optc.ConvBF16", form=is_plain_conv)
+def _conv(anchor: Anchor) -> Kernel | None:
+    node = anchor.node
+    if not is_plain_conv(node):
+        return None
+    spec = conv_spec(anchor)
+    families: list[Any] = [conv]
+    if amx_conv.applies(spec, anchor.target):
+        pixels, products = product((spec.batch, *spec.out_spatial)), spec.c_in // spec.group * product(spec.kernel)
+        families.insert(0 if _fills_tiles(pixels, products) else 1, amx_conv)
+    return _call(anchor, families, spec, node.operand(1), spec.c_out)
+
+
+def is_constant_matmul(node: Node) -> bool:
+    """B is a constant matrix."""
+    a, b = node.operand(0), node.operand(1)
+    return b.data is not None and b.type.rank == 2 and a.type.shape is not None and a.type.rank >= 2
+
+
+@template("optc.MatMulBF16", form=is_constant_matmul)
+def _matmul(anchor: Anchor) -> Kernel | None:
+    node = anchor.node
+    if not is_constant_matmul(node):
+        return None
+    a, b = node.operand(0), node.operand(1)
+    trans_a, trans_b = bool(attr_int(node, "transA", 0)), bool(attr_int(node, "transB", 0))
+    shape = anchor.shape(a)
+    m, k = (shape[-1], shape[-2]) if trans_a else (shape[-2], shape[-1])
+    n = b.type.static_shape[-2 if trans_b else -1]
+    spec = MatmulSpec(
+        m=m, n=n, k=b.type.static_shape[-1 if trans_b else -2], batch_a=tuple(shape[:-2]), trans_a=trans_a,
+        trans_b=trans_b,
+    )  # fmt: skip
+    families: list[Any] = [matmul]
+    if amx_matmul.applies(spec, anchor.target):
+        rows = product((*shape[:-2], m))
+        families.insert(0 if _fills_tiles(rows, spec.k) else 1, amx_matmul)
+    return _call(anchor, families, spec, b, n)
