@@ -6,26 +6,27 @@ Calibration, bias correction, sensitivity and diagnosis ask for values between t
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...compiler.errors import CalibrationError, OptcError, UnsupportedError, UsageError
 from ...compiler.ir import Graph, Value
-from ...compiler.onnx.exporter import export_model, save_model
+from ...compiler.onnx.exporter import export_model
+from ...compiler.onnx.tensors import tensor_proto
+from ...compiler.types import DType
 from ..base import PassContext
 from ..simplify.dead_code import DeadCode
 
 if TYPE_CHECKING:
+    import onnx
     import onnxruntime
 
 Sample = Mapping[str, np.ndarray]
 
-_IN_MEMORY = 1 << 30
-"""Bytes of constants up to which a model is handed over in memory; protobuf ends at 2 GiB."""
+_SHARED_FROM = 1024
+"""Bytes of a constant from which it is shared; smaller ones may decide on shapes, which ONNX Runtime wants to read."""
 
 
 class Runner:
@@ -59,7 +60,7 @@ class Runner:
         self._made = list(made)
         self._free = {name: v.data for name, v in values_by_name(graph, free).items() if v.data is not None}
         if made:
-            self._session = session(_part(graph, made, self._free), threads, brief=brief)
+            self._session, self._shared = _session(_part(graph, made, self._free), threads, brief)
             self._reads = {i.name for i in self._session.get_inputs()}
 
     def run(self, sample: Sample, constants: Sample | None = None) -> dict[str, np.ndarray]:
@@ -106,8 +107,28 @@ def _part(graph: Graph, outputs: Mapping[str, Value], free: Collection[str]) -> 
     return part
 
 
-def session(graph: Graph, threads: int = 1, *, brief: bool = False) -> onnxruntime.InferenceSession:
-    """The graph on ONNX Runtime's CPU provider; through a temporary file if it is large. `brief`: little optimized.
+class _Shared:
+    """Large constants that a session reads where they are: neither its model nor ONNX Runtime has a copy."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, onnxruntime.OrtValue] = {}
+
+    def write(self, name: str, array: np.ndarray) -> onnx.TensorProto:
+        """A tensor of the model; of one that is shared it has the type only."""
+        import onnx
+        import onnxruntime
+
+        if array.nbytes < _SHARED_FROM or array.dtype.kind not in "fiu" or not array.dtype.isbuiltin:
+            return tensor_proto(name, array)
+        self.values[name] = onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
+        tensor = onnx.TensorProto(name=name, data_type=DType.from_numpy(array.dtype).value, dims=array.shape)
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value="memory")
+        return tensor
+
+
+def _session(graph: Graph, threads: int, brief: bool) -> tuple[onnxruntime.InferenceSession, _Shared]:
+    """The graph on ONNX Runtime's CPU provider, and what must live as long. `brief`: little optimized.
 
     Raises UnsupportedError if ONNX Runtime does not take the model.
     """
@@ -118,14 +139,12 @@ def session(graph: Graph, threads: int = 1, *, brief: bool = False) -> onnxrunti
     options.log_severity_level = 4
     if brief:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    providers = ["CPUExecutionProvider"]
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    shared = _Shared()
     try:
-        if sum(v.type.nbytes for v in graph.constants()) <= _IN_MEMORY:
-            return onnxruntime.InferenceSession(export_model(graph).SerializeToString(), options, providers=providers)
-        with tempfile.TemporaryDirectory(prefix="optc-") as folder:
-            path = Path(folder, "model.onnx")
-            save_model(graph, path, external=True)
-            return onnxruntime.InferenceSession(str(path), options, providers=providers)
+        model = export_model(graph, writer=shared.write).SerializeToString()
+        options.add_external_initializers(list(shared.values), list(shared.values.values()))
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"]), shared
     except OptcError:
         raise
     except Exception as error:  # ONNX Runtime's errors have no common base but this
