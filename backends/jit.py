@@ -39,6 +39,18 @@ class JitKernel:
 
     def bind(self, *arrays: np.ndarray) -> Callable[[], None]:
         """A call without arguments, all preparation done: what to time."""
+        keep, dims = self.arguments(*arrays)
+        pointers = [ctypes.c_void_p(a.ctypes.data) for a in keep]
+        sizes = [ctypes.c_int64(d) for d in dims]
+        function = self._function
+
+        def call(_keep: Any = keep) -> None:
+            function(*pointers, *sizes)
+
+        return call
+
+    def arguments(self, *arrays: np.ndarray) -> tuple[list[np.ndarray], list[int]]:
+        """What the C function takes: the arrays with the workspace, and the dims."""
         known = self._signature
         buffers = known.buffers[: len(known.buffers) - (known.workspace is not None)]
         if len(arrays) != len(buffers):
@@ -47,14 +59,7 @@ class JitKernel:
         keep = list(arrays)
         if known.workspace is not None:
             keep.append(self._scratch(dims))
-        pointers = [ctypes.c_void_p(a.ctypes.data) for a in keep]
-        sizes = [ctypes.c_int64(dims[v]) for v in known.dims]
-        function = self._function
-
-        def call(_keep: Any = keep) -> None:
-            function(*pointers, *sizes)
-
-        return call
+        return keep, [dims[v] for v in known.dims]
 
     def _dims(self, buffers: Any, arrays: Any) -> dict[Any, int]:
         values: dict[Any, int] = {}

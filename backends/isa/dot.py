@@ -1,4 +1,4 @@
-"""Dot products of u8 and s8 in each lane of a vector, summed in int32: exact on every x86-64 level.
+"""Dot products of u8 and s8 in each lane of a vector, summed in int32: exact on every x86-64 level (ARM: neon.py).
 
 `dot4` is vpdpbusd (AVX512-VNNI, AVX-VNNI): four products a lane. `dot2` is pmaddwd on operands widened to 16 bits: two
 products a lane. pmaddubsw, which would take bytes before VNNI, saturates its sums at 16 bits and is not used.
@@ -113,6 +113,10 @@ class Dot2(Arithmetic):
 
 def arithmetic(target: Target) -> Arithmetic:
     """The fastest exact u8 x s8 dot product of a target."""
+    if target.has("neon"):
+        from .neon import products  # what those do builds on what is here
+
+        return products(target)
     wide = target.lanes == 16
     if target.has("avx512vnni") if wide else target.has("avxvnni"):
         return Dot4()
@@ -124,6 +128,8 @@ def interleave(rows: Sequence[Expr], lanes: int) -> Expr:
 
     `rows` are u8 x `lanes`, as many as the arithmetic is deep: four give four bytes a lane, two give two int16.
     """
+    if len(rows) == 1:
+        return tirx.Cast(_vector("int32", lanes), rows[0])
     if len(rows) == 2:
         pairs = tirx.Shuffle(rows, _indices(lanes * i + c for c in range(lanes) for i in range(2)))
         return tirx.Cast(f"int16x{2 * lanes}", pairs)

@@ -47,7 +47,7 @@ class Arithmetic:
     of its first column, then of its second...; a run of A whose length is no multiple of `depth` ends in a step of
     fewer, with zeros in B for the rest. `cost` is in cycles per accumulator and step, `latency` from one step of an
     accumulator to its next, `prepare` per vector of B beyond loading it, `scratch` the registers it needs besides the
-    tile's.
+    tile's. `shift` is subtracted from the elements of A before they are multiplied: sums lack `shift * Σ_k b[k]`.
     """
 
     a: str = "float32"
@@ -59,6 +59,7 @@ class Arithmetic:
     latency: float = 4.0
     prepare: float = 0.0
     scratch: int = 0
+    shift: int = 0
 
     @property
     def lane_bytes(self) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...compiler.ir import Node, Value
+from ..isa.dot import arithmetic
 from ..kernels.amx import conv as amx_conv
 from ..kernels.amx import matmul as amx_matmul
 from ..kernels.builder import product, static
@@ -18,6 +19,7 @@ from ..kernels.dot import conv, depthwise, matmul
 from ..kernels.matmul import MatmulSpec
 from ..packing import Packed
 from ..steps import Kernel, Param
+from ..target import Target
 from .base import Anchor, template
 from .conv import conv_spec, is_plain_conv
 
@@ -34,10 +36,15 @@ def _fills_tiles(rows: Any, products: int) -> bool:
     return products >= FEWEST_PRODUCTS and (known is None or known >= FEWEST_ROWS)
 
 
-def _bias(node: Node, columns: int) -> Param:
-    """The kernels always add a bias: zeros where the node has none."""
-    value = node.input(2)
-    return value if value is not None else np.zeros(columns, np.int32)
+def _bias(node: Node, target: Target, axis: int) -> list[Param]:
+    """What is added to the sums: a bias, zeros where the node has none, and what an arithmetic that shifts leaves out.
+    The columns are `axis` of the weights."""
+    value, weights = node.input(2), np.asarray(node.operand(1).data)
+    added: list[Param] = [value if value is not None else np.zeros(weights.shape[axis], np.int32)]
+    if shift := arithmetic(target).shift:
+        rest = tuple(i for i in range(weights.ndim) if i != axis)
+        added.append((shift * weights.sum(rest, np.int64)).astype(np.int32))
+    return added
 
 
 def _call(anchor: Anchor, families: Sequence[Any], spec: Any, weights: Value, rest: Sequence[Param]) -> Kernel:
@@ -55,7 +62,7 @@ def _conv(anchor: Anchor) -> Kernel | None:
     if not is_plain_conv(node):
         return None
     spec = conv_spec(anchor)
-    rest = [_bias(node, spec.c_out)]
+    rest = _bias(node, anchor.target, 0)
     if spec.padded:
         border = node.input(3)
         rest.append(border if border is not None else np.zeros(1, np.uint8))
@@ -85,4 +92,4 @@ def _matmul(anchor: Anchor) -> Kernel | None:
     families: list[Any] = [matmul]
     if amx_matmul.applies(spec, anchor.target):
         families.insert(0 if _fills_tiles(product(shape[:-1]), k) else 1, amx_matmul)
-    return _call(anchor, families, spec, b, [_bias(node, n)])
+    return _call(anchor, families, spec, b, _bias(node, anchor.target, 1))

@@ -136,9 +136,13 @@ class Emulator:
     def unload(self, number: int) -> None:
         self._ask(b"U" + struct.pack("<i", number))
 
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
     def close(self) -> None:
         """Ends the process."""
-        if self._process.poll() is None:
+        if self.alive:
             self._process.kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._errors):

@@ -2,8 +2,8 @@
 time, the activation's zero point.
 
 The loops are those of float32 (../conv.py) around a tile of byte dot products. Params of the kernel: x, packed
-weights, bias s32 [c_out], the border u8 [1] if there is one, the epilogue's buffers, y, and the workspace if there is a
-border.
+weights, bias s32 [c_out], what the sums lack s32 [c_out] if the arithmetic shifts, the border u8 [1] if there is one,
+the epilogue's buffers, y, and the workspace if there is a border.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ def plans(spec: ConvSpec, target: Target) -> Iterator[ConvPlan | MatmulPlan]:
 
 def build(spec: ConvSpec, plan: ConvPlan | MatmulPlan, epilogue: Epilogue | None = None) -> Any:
     """The kernel."""
+    shifted = plan.tile.arithmetic.shift != 0
     if not spec.padded:
-        return conv.build(spec, plan, Biased(spec.c_out, epilogue))
+        return conv.build(spec, plan, Biased(spec.c_out, epilogue, shifted=shifted))
     pad = buffer("pad", (1,), "uint8")
-    return conv.build(spec, plan, Biased(spec.c_out, epilogue, [pad]), tirx.BufferLoad(pad, [i64(0)]))
+    return conv.build(spec, plan, Biased(spec.c_out, epilogue, [pad], shifted=shifted), tirx.BufferLoad(pad, [i64(0)]))

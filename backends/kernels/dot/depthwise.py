@@ -99,13 +99,13 @@ def pack_weights(array: np.ndarray, spec: ConvSpec, plan: DepthwisePlan) -> np.n
 
 
 def build(spec: ConvSpec, plan: DepthwisePlan, epilogue: Epilogue | None = None) -> Any:
-    """The kernel. Params: x, packed weights, bias s32 [c], the border u8 [1] if there is one, the epilogue's buffers, y
-    and the workspace."""
+    """The kernel. Params: x, packed weights, bias s32 [c], what the sums lack s32 [c] if the arithmetic shifts, the
+    border u8 [1] if there is one, the epilogue's buffers, y and the workspace."""
     band, shape, kind = _Band(spec, plan), _Shape.of(spec), plan.arithmetic
     x = buffer("x", (spec.batch, *spec.spatial, spec.c_in), kind.a)
     w = buffer("w", (band.blocks, plan.rows, shape.kernel[2], band.quads, plan.lanes * kind.depth), kind.b)
     pad = buffer("pad", (1,), "uint8") if spec.padded else None
-    bias = buffer("bias", (spec.c_out,), kind.sum)
+    added = [buffer(name, (spec.c_out,), kind.sum) for name in ("bias", *(["lacking"] if kind.shift else []))]
     y = buffer("y", (spec.batch, *spec.out_spatial, spec.c_out), result_dtype(epilogue, kind.sum))
     share = known(band.quads * shape.columns * plan.lanes)
     workspace = buffer(WORKSPACE, (plan.workers, share), "int32")
@@ -113,7 +113,7 @@ def build(spec: ConvSpec, plan: DepthwisePlan, epilogue: Epilogue | None = None)
     border = tirx.BufferLoad(pad, [i64(0)]) if pad is not None else tirx.const(0, "uint8")
     band.shape = shape = shape.named(kb)
     emitter = _Emitter(
-        kb, band, kb.flat(x), kb.flat(w), kb.flat(workspace), border, kb.flat(bias), kb.flat(y), epilogue
+        kb, band, kb.flat(x), kb.flat(w), kb.flat(workspace), border, [kb.flat(v) for v in added], kb.flat(y), epilogue
     )
     bands = ceildiv(shape.out[1], plan.rows)
     tasks = known(spec.batch * shape.out[0] * bands)
@@ -123,7 +123,7 @@ def build(spec: ConvSpec, plan: DepthwisePlan, epilogue: Epilogue | None = None)
         with kb.share(worker, plan.workers, tasks) as number:
             image, top = floordiv(number, bands), floormod(number, bands) * plan.rows
             emitter.rows(kb.opaque(image, "image"), kb.opaque(top, "top"), scratch)
-    extra = [bias, *([pad] if pad is not None else []), *(epilogue.buffers if epilogue else ())]
+    extra = [*added, *([pad] if pad is not None else []), *(epilogue.buffers if epilogue else ())]
     return kb.finish([x, w, *extra, y, workspace])
 
 
@@ -212,7 +212,8 @@ class _Band:
 
 @dataclass
 class _Emitter:
-    """Emits bands: `x`, `w`, `scratch`, `bias`, `y` are flat views, `border` the byte around the image."""
+    """Emits bands: `x`, `w`, `scratch`, `y` and those `added` to the sums are flat views, `border` the byte around the
+    image."""
 
     kb: KernelBuilder
     band: _Band
@@ -220,14 +221,14 @@ class _Emitter:
     w: Expr
     scratch: Expr
     border: Expr
-    bias: Expr
+    added: Sequence[Expr]
     y: Expr
     epilogue: Epilogue | None
 
     def sides(self, scratch: Dim) -> None:
         """The border left and right of the image, which no band overwrites."""
         kb, shape, lanes = self.kb, self.band.shape, self.band.plan.lanes
-        every = 0x01010101 if self.band.depth == 4 else 0x00010001
+        every = {4: 0x01010101, 2: 0x00010001, 1: 1}[self.band.depth]
         value = splat(tirx.Cast("int32", self.border) * tirx.const(every, "int32"), lanes)
         end = known(shape.begin[2] + shape.size[2])
         for start, count in ((0, shape.begin[2]), (end, known(shape.columns - end))):
@@ -320,8 +321,9 @@ class _Emitter:
         stride, dilation = shape.strides[2], shape.dilations[2]
         n, oz, oy, ox = place
         acc = kb.local(height * count * lanes, kind.sum)
+        first, *more = [kb.load(vector, c, lanes) for vector in self.added]
         for i in range(height * count):
-            kb.store(acc, i * lanes, kb.load(self.bias, c, lanes), lanes)
+            kb.store(acc, i * lanes, sum(more, first), lanes)
         row_size = lanes * kind.depth
         weights = kb.let(block * (plan.rows * kernel * band.quads * row_size), "weights")
         source = kb.let(scratch + ox * (stride * lanes), "source")

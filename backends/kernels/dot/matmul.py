@@ -1,7 +1,7 @@
 """Integer matrix products with a constant B: `y[..., m, n] = Σ_k a[..., m, k] * b[k, n] + bias[n]`, a u8, b s8, y s32.
 
 The loops are those of float32 (../matmul.py) around a tile of byte dot products. Params of the kernel: a, packed b,
-bias s32 [n], the epilogue's buffers, y.
+bias s32 [n], what the sums lack s32 [n] if the arithmetic shifts, the epilogue's buffers, y.
 """
 
 from __future__ import annotations
@@ -28,4 +28,5 @@ def build(
     spec: MatmulSpec, plan: MatmulPlan, epilogue: Epilogue | None = None, rows: tuple[Dim, ...] | None = None
 ) -> Any:
     """The kernel; `rows` as in matmul.build."""
-    return matmul.build(spec, plan, Biased(int(spec.n), epilogue), rows)
+    shifted = plan.tile.arithmetic.shift != 0
+    return matmul.build(spec, plan, Biased(int(spec.n), epilogue, shifted=shifted), rows)
