@@ -14,7 +14,9 @@ import numpy as np
 
 from ..compiler.ir import Node, Value
 from ..compiler.macs import macs
+from ..compiler.ops.base import attr_int
 from ..compiler.types import Dim, DType, dim_text
+from .packing import Packed
 from .steps import CCallStep, HostCall, Kernel, Loop, Scan, Scratch, Step, Steps
 from .storage import all_steps
 
@@ -24,15 +26,17 @@ PICKS = ("Gather", "GatherElements", "GatherND", "Slice", "Split")
 
 @dataclass(frozen=True)
 class Cost:
-    """`kind` is what the products are made of: "f32", "bf16" or "int8"; "" where there are none."""
+    """`kind` is what the products are made of: "f32", "bf16" or "int8"; `op` is what multiplies: "Conv", "Depthwise",
+    "MatMul", "Attention"...; both are "" where nothing does."""
 
     kind: str
+    op: str
     macs: Dim
     nbytes: Dim
 
     def as_list(self) -> list[str | int]:
-        """For JSON: kind, multiply-adds, bytes; symbolic dims as text."""
-        return [self.kind, *(d if isinstance(d, int) else dim_text(d) for d in (self.macs, self.nbytes))]
+        """For JSON: kind, op, multiply-adds, bytes; symbolic dims as text."""
+        return [self.kind, self.op, *(d if isinstance(d, int) else dim_text(d) for d in (self.macs, self.nbytes))]
 
 
 def costs(numbered: Sequence[Step], steps: Steps) -> list[Cost | None]:
@@ -45,7 +49,7 @@ def costs(numbered: Sequence[Step], steps: Steps) -> list[Cost | None]:
 def cost(step: Step) -> Cost:
     """The cost of one turn of a step that computes."""
     if isinstance(step, Kernel):
-        operands = [getattr(p, "source", p) for p in step.params if not isinstance(p, Scratch)]
+        operands = [p.source if isinstance(p, Packed) else p for p in step.params if not isinstance(p, Scratch)]
         nodes = nodes_of(step)
     elif isinstance(step, CCallStep):
         operands = [v for v in (*step.node.inputs, *step.node.outputs) if v is not None]
@@ -53,9 +57,13 @@ def cost(step: Step) -> Cost:
     elif isinstance(step, HostCall):
         operands, nodes = [*step.inputs, *step.outputs], []
     else:
-        return Cost("", 0, 0)
-    total: Dim = sum((macs(node) for node in nodes), start=0)
-    return Cost(_kind(nodes, operands) if total != 0 else "", total, _bytes(operands, nodes))
+        return Cost("", "", 0, 0)
+    nbytes = _bytes(operands, nodes)
+    parts = [(node, macs(node)) for node in nodes]
+    total: Dim = sum((part for _, part in parts), start=0)
+    if total == 0:
+        return Cost("", "", 0, nbytes)
+    return Cost(_kind(nodes, operands), next(_name(node) for node, part in parts if part != 0), total, nbytes)
 
 
 def nodes_of(kernel: Kernel) -> list[Node]:
@@ -69,6 +77,14 @@ def nodes_of(kernel: Kernel) -> list[Node]:
             nodes[node] = None
             open_values += [v for v in node.inputs if v is not None]
     return list(nodes)
+
+
+def _name(node: Node) -> str:
+    """The op, whatever it multiplies; a convolution of each channel by itself reuses nothing it loads, so it has a
+    name of its own."""
+    name = node.op.removeprefix("optc.").removesuffix("Integer").removesuffix("BF16")
+    alone = name == "Conv" and node.operand(1).type.dims[1] == 1 and attr_int(node, "group", 1) > 1
+    return "Depthwise" if alone else name
 
 
 def _kind(nodes: Iterable[Node], operands: Iterable[Value | np.ndarray]) -> str:

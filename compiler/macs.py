@@ -24,7 +24,7 @@ def macs(node: Node) -> Dim:
         return _attention_macs(node)
     if node.op in PACKED_RECURRENT:  # x W is a product of its own there, and what is read is its result
         return node.operand(0).type.numel * attr_int(node, "hidden_size", 0)
-    kind = node.op.removeprefix("optc.").removesuffix("Integer").removesuffix("Packed")
+    kind = node.op.removeprefix("optc.").removesuffix("Integer").removesuffix("BF16").removesuffix("Packed")
     if kind not in ("Conv", "ConvTranspose", "MatMul", "Gemm", "FusedConv"):
         return 0
     out, second = node.outputs[0].type, node.operand(1).type
