@@ -1,8 +1,9 @@
-"""The `.optc` file: a zip whose members are stored and page-aligned, so that weights are mapped, not read.
+"""The `.optc` file: a zip whose weights are stored and page-aligned, so that they are mapped, not read.
 
 Members: `manifest.json` (UTF-8, sorted keys), `code.so`, `weights.bin` (each tensor at a multiple of 64 bytes) and any
-named extras. The manifest holds the size and SHA-256 of every other member; the zip's comment holds the manifest's. All
-times in the file are the zip epoch, so the same contents give the same bytes.
+named extras. Manifest and code, which are copied when loaded anyway, are deflated. The manifest holds the size and
+SHA-256 of every other member's content; the zip's comment holds the manifest's. All times in the file are the zip
+epoch, so the same contents give the same bytes (from the same zlib).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import os
 import struct
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +28,7 @@ from ...compiler.errors import ArtifactError
 from .host import host_features, host_triple, runs_here
 from .types import numpy_dtype
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 ABI_VERSION = 1
 PAGE = 4096
 ALIGNMENT = 64
@@ -35,6 +37,8 @@ _COMMENT = b"optc sha256 "
 _PAD_ID = 0x6F70  # id of the zip extra field that only pads
 _ZIP64_FROM = 1 << 31
 _CHUNK = 1 << 24
+_DEFLATED = ("manifest.json", "code.so")
+_MOST_INFLATED = 1032  # bytes that one deflated byte can hold
 
 Weights = Sequence[tuple[str, np.ndarray]]
 
@@ -47,19 +51,23 @@ class WrongHostError(ArtifactError):
 
 @dataclass
 class Artifact:
-    """A checked, open artifact. `code`, `weights` and `extras` view the file's mapping: pages load when touched."""
+    """A checked, open artifact. `weights` and `extras` view the file's mapping: pages load when touched. `stored` is
+    how many bytes of the file each member takes."""
 
     path: Path
     manifest: dict[str, Any]
     code: memoryview
     weights: memoryview
     extras: dict[str, memoryview]
+    stored: dict[str, int]
     mapping: memoryview = field(repr=False)
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Bytes of each part; what is neither code, weights nor an extra is the manifest and padding."""
-        parts = {"code": len(self.code), "weights": len(self.weights), **{n: len(v) for n, v in self.extras.items()}}
+        """Bytes of the file that each part takes; what is neither code, weights nor an extra is the manifest and
+        padding."""
+        parts = {"code": self.stored["code.so"], "weights": len(self.weights)}
+        parts |= {name: self.stored[name] for name in self.extras}
         return parts | {"manifest and padding": len(self.mapping) - sum(parts.values())}
 
     def tensor(self, name: str) -> np.ndarray:
@@ -124,12 +132,22 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _write_member(archive: zipfile.ZipFile, name: str, size: int, chunks: Iterable[Any]) -> dict[str, Any]:
-    """Streams a member to a page boundary; returns its entry for the manifest."""
+def _member_info(name: str) -> zipfile.ZipInfo:
     info = zipfile.ZipInfo(name, _EPOCH)
-    info.compress_type = zipfile.ZIP_STORED
     info.create_system = 3
     info.external_attr = 0o644 << 16
+    return info
+
+
+def _write_deflated(archive: zipfile.ZipFile, name: str, data: bytes) -> dict[str, Any]:
+    """Writes a compressed member; returns its entry for the manifest."""
+    archive.writestr(_member_info(name), data, zipfile.ZIP_DEFLATED, 9)
+    return {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+
+
+def _write_stored(archive: zipfile.ZipFile, name: str, size: int, chunks: Iterable[Any]) -> dict[str, Any]:
+    """Streams a member to a page boundary; returns its entry for the manifest."""
+    info = _member_info(name)
     large = size >= _ZIP64_FROM
     assert archive.fp is not None
     start = archive.fp.tell() + 30 + len(name.encode()) + (20 if large else 0) + 4
@@ -187,11 +205,11 @@ def write_artifact(
         for (name, array), offset in zip(weights, offsets, strict=True)
     ]
     with atomic_file(target) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        members = {}
-        for name, data in {"code.so": code, **(extras or {})}.items():
+        members = {"code.so": _write_deflated(archive, "code.so", b"".join(_file_chunks(code)))}
+        for name, data in (extras or {}).items():
             size = data.stat().st_size if isinstance(data, Path) else len(data)
-            members[name] = _write_member(archive, name, size, _file_chunks(data))
-        members["weights.bin"] = _write_member(archive, "weights.bin", total, _weight_chunks(weights, offsets))
+            members[name] = _write_stored(archive, name, size, _file_chunks(data))
+        members["weights.bin"] = _write_stored(archive, "weights.bin", total, _weight_chunks(weights, offsets))
         full = {
             **manifest,
             "format": "optc",
@@ -201,7 +219,7 @@ def write_artifact(
             "weights": {"bytes": total, "tensors": tensors},
         }
         text = json.dumps(full, sort_keys=True, ensure_ascii=False, indent=1).encode()
-        entry = _write_member(archive, "manifest.json", len(text), [text])
+        entry = _write_deflated(archive, "manifest.json", text)
         archive.comment = _COMMENT + entry["sha256"].encode()
 
 
@@ -217,7 +235,7 @@ def read_artifact(path: str | os.PathLike[str], *, verify: bool = True, host: bo
     """
     source = Path(path)
     mapping = _map(source)
-    members, comment = _members(source, mapping)
+    members, stored, comment = _members(source, mapping)
     for name in ("manifest.json", "code.so", "weights.bin"):
         if name not in members:
             raise ArtifactError(f"{source} is not an .optc file: it holds no {name}")
@@ -227,7 +245,7 @@ def read_artifact(path: str | os.PathLike[str], *, verify: bool = True, host: bo
         _check_host(source, manifest["target"])
     _check_members(source, manifest, members, verify)
     code, weights = members.pop("code.so"), members.pop("weights.bin")
-    return Artifact(source, manifest, code, weights, members, mapping)
+    return Artifact(source, manifest, code, weights, members, stored, mapping)
 
 
 def _map(path: Path) -> memoryview:
@@ -265,23 +283,45 @@ class _View:
         return data
 
 
-def _members(path: Path, mapping: memoryview) -> tuple[dict[str, memoryview], bytes]:
-    """Each member's data, and the archive's comment."""
-    members = {}
+def _members(path: Path, mapping: memoryview) -> tuple[dict[str, memoryview], dict[str, int], bytes]:
+    """Each member's content, the bytes it takes in the file, and the archive's comment."""
+    members, stored = {}, {}
     try:
         with zipfile.ZipFile(_View(mapping)) as archive:
             for info in archive.infolist():
-                header = struct.unpack("<4sHHHHHIIIHH", mapping[info.header_offset : info.header_offset + 30])
-                start = info.header_offset + 30 + header[9] + header[10]
-                name = bytes(mapping[info.header_offset + 30 : info.header_offset + 30 + header[9]])
-                sound = header[0] == b"PK\3\4" and name == info.filename.encode() and info.filename not in members
-                stored = info.compress_type == zipfile.ZIP_STORED and header[3] == zipfile.ZIP_STORED
-                if not sound or not stored or start % PAGE or start + info.file_size > len(mapping):
+                content = _content(mapping, info) if info.filename not in members else None
+                if content is None:
                     raise ArtifactError(f"{path} is damaged: the entry of {info.filename!r} does not fit")
-                members[info.filename] = mapping[start : start + info.file_size]
-            return members, archive.comment
+                members[info.filename], stored[info.filename] = content, info.compress_size
+            return members, stored, archive.comment
     except (zipfile.BadZipFile, OSError, struct.error, ValueError) as error:
         raise ArtifactError(f"{path} is not an .optc file, or is truncated: {error}") from error
+
+
+def _content(mapping: memoryview, info: zipfile.ZipInfo) -> memoryview | None:
+    """A member's content; None if its two headers differ, it leaves the file, or it is not stored as it must be."""
+    header = struct.unpack("<4sHHHHHIIIHH", mapping[info.header_offset : info.header_offset + 30])
+    start = info.header_offset + 30 + header[9] + header[10]
+    name = bytes(mapping[info.header_offset + 30 : info.header_offset + 30 + header[9]])
+    data = mapping[start : start + info.compress_size]
+    sound = header[0] == b"PK\3\4" and header[3] == info.compress_type and name == info.filename.encode()
+    if not sound or len(data) != info.compress_size:
+        return None
+    if info.compress_type == zipfile.ZIP_DEFLATED and info.filename in _DEFLATED:
+        return _inflated(data, info.file_size)
+    return data if info.compress_type == zipfile.ZIP_STORED and start % PAGE == 0 else None
+
+
+def _inflated(data: memoryview, size: int) -> memoryview | None:
+    """The `size` bytes that deflated data hold; None if they are damaged or hold more or less."""
+    if size > _MOST_INFLATED * len(data):
+        return None
+    inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        content = inflate.decompress(data, size + 1)
+    except zlib.error:
+        return None
+    return memoryview(content) if len(content) == size and inflate.eof else None
 
 
 def _parse_manifest(path: Path, data: memoryview, comment: bytes) -> dict[str, Any]:

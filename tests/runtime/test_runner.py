@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,7 +63,11 @@ def test_each_fault_has_its_exit_code(run: Run, artifact: Built, write: Callable
     write(tmp_path / "features.optc", "add", cflags=['-DFEATURES="avx4096"'])
     data = artifact("chain").read_bytes()
     (tmp_path / "half.optc").write_bytes(data[: len(data) // 2])
-    (tmp_path / "flipped.optc").write_bytes(data[:6000] + bytes([data[6000] ^ 1]) + data[6001:])
+    with zipfile.ZipFile(artifact("chain")) as archive:
+        after_code = archive.getinfo("weights.bin").header_offset
+        after_weights = archive.getinfo("manifest.json").header_offset
+    for name, place in (("code", after_code // 2), ("weights", after_weights - 1)):
+        (tmp_path / f"{name}.optc").write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
     for arguments, code, message in (
         ([], 2, "usage"),
         ([artifact("add"), "--input", "q=x.npy"], 2, 'no input "q"'),
@@ -74,7 +79,8 @@ def test_each_fault_has_its_exit_code(run: Run, artifact: Built, write: Callable
         ),
         ([artifact("add"), "--input", f"x={tmp_path / 'missing.npy'}"], 3, "cannot open"),
         ([tmp_path / "half.optc"], 3, "truncated"),
-        ([tmp_path / "flipped.optc"], 3, "code.so has another checksum"),
+        ([tmp_path / "code.optc"], 3, "the file is damaged: code.so"),
+        ([tmp_path / "weights.optc"], 3, "weights.bin has another checksum"),
         ([tmp_path / "features.optc"], 5, "lacks: avx4096"),
     ):
         done = run(*arguments)

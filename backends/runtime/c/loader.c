@@ -1,18 +1,24 @@
 #define _GNU_SOURCE
 #include "loader.h"
+#include "inflate.h"
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define DEFLATED 8         /* zip's number of the compression */
+#define MOST_INFLATED 1032 /* bytes that one deflated byte can hold */
+
 typedef struct member {
   const unsigned char* data;
   uint64_t bytes;
+  unsigned char* owned; /* data to free; NULL if they lie in the file */
 } member;
 
 static int fail(char* message, size_t capacity, const char* format, ...) {
@@ -62,21 +68,39 @@ static const unsigned char* find_end(const unsigned char* zip, size_t bytes) {
 }
 
 /* Reads the zip64 extra field of a central entry where the 32-bit fields are full (APPNOTE.TXT 4.5.3). */
-static void read_zip64(const unsigned char* extra, uint64_t length, uint64_t* bytes, uint64_t* header) {
+static void read_zip64(const unsigned char* extra, uint64_t length, uint64_t* bytes, uint64_t* stored,
+                       uint64_t* header) {
   for (uint64_t at = 0; at + 4 <= length; at += 4 + number(extra + at + 2, 2)) {
     uint64_t left = number(extra + at + 2, 2), from = at + 4;
     if (number(extra + at, 2) != 1 || from + left > length) continue;
     if (*bytes == 0xffffffffu && left >= 8) {
       *bytes = number(extra + from, 8);
       from += 8, left -= 8;
-      if (left >= 8) from += 8, left -= 8; /* the compressed size, equal */
+    }
+    if (*stored == 0xffffffffu && left >= 8) {
+      *stored = number(extra + from, 8);
+      from += 8, left -= 8;
     }
     if (*header == 0xffffffffu && left >= 8) *header = number(extra + from, 8);
     return;
   }
 }
 
-/* Finds a stored member and checks its CRC. 0, or -1 with the message set. */
+/* The content of a member that takes `stored` bytes of the file from `data` on. 0, or -1 with the message set. */
+static int read_member(const unsigned char* data, uint64_t stored, uint64_t bytes, uint64_t method, const char* name,
+                       member* found, char* message, size_t capacity) {
+  *found = (member){data, bytes, NULL};
+  if (method == 0 && stored == bytes) return 0;
+  if (method == DEFLATED && bytes / MOST_INFLATED <= stored) {
+    found->data = found->owned = malloc(bytes + 1);
+    if (!found->owned) return fail(message, capacity, "no memory for %s", name);
+    if (optc_inflate(data, stored, found->owned, bytes) == 0) return 0;
+    free(found->owned);
+  }
+  return fail(message, capacity, "the file is damaged: %s cannot be read", name);
+}
+
+/* Finds a member and checks its CRC. 0, or -1 with the message set. */
 static int find_member(const optc_file* file, const char* name, member* found, char* message, size_t capacity) {
   const unsigned char* zip = file->mapping;
   uint64_t size = file->mapping_bytes;
@@ -90,19 +114,19 @@ static int find_member(const optc_file* file, const char* name, member* found, c
   for (; count; count--) {
     if (!inside(at, 46, size) || memcmp(zip + at, "PK\1\2", 4) != 0) break;
     const unsigned char* entry = zip + at;
-    uint64_t bytes = number(entry + 24, 4), header = number(entry + 42, 4);
+    uint64_t stored = number(entry + 20, 4), bytes = number(entry + 24, 4), header = number(entry + 42, 4);
     uint64_t name_length = number(entry + 28, 2), extra = number(entry + 30, 2), comment = number(entry + 32, 2);
     if (!inside(at, 46 + name_length + extra, size)) break;
-    read_zip64(entry + 46 + name_length, extra, &bytes, &header);
+    read_zip64(entry + 46 + name_length, extra, &bytes, &stored, &header);
     at += 46 + name_length + extra + comment;
     if (name_length != strlen(name) || memcmp(entry + 46, name, name_length) != 0) continue;
-    if (!inside(header, 30, size) || number(entry + 10, 2) != 0) break;
+    if (!inside(header, 30, size)) break;
     uint64_t start = header + 30 + number(zip + header + 26, 2) + number(zip + header + 28, 2);
-    if (!inside(start, bytes, size)) break;
-    *found = (member){zip + start, bytes};
-    if (crc32(found->data, bytes) != number(entry + 16, 4))
-      return fail(message, capacity, "the file is damaged: %s has another checksum than stated", name);
-    return 0;
+    if (!inside(start, stored, size)) break;
+    if (read_member(zip + start, stored, bytes, number(entry + 10, 2), name, found, message, capacity)) return -1;
+    if (crc32(found->data, bytes) == number(entry + 16, 4)) return 0;
+    free(found->owned);
+    return fail(message, capacity, "the file is damaged: %s has another checksum than stated", name);
   }
   return fail(message, capacity, "not an .optc file, or a damaged one: no member %s", name);
 }
@@ -161,26 +185,42 @@ static int map_file(const char* path, optc_file* file, char* message, size_t cap
   return file->mapping ? 0 : fail(message, capacity, "cannot map the file, or it is empty");
 }
 
-int optc_open(const char* path, optc_file* file, char* message, size_t capacity) {
-  member manifest, code, weights;
-  *file = (optc_file){.code = -1};
-  if (map_file(path, file, message, capacity) || find_member(file, "manifest.json", &manifest, message, capacity) ||
-      find_member(file, "code.so", &code, message, capacity) ||
-      find_member(file, "weights.bin", &weights, message, capacity) ||
-      load_code(code, file, message, capacity) || fill_api(file, message, capacity)) {
-    optc_close(file);
-    return -1;
-  }
-  file->weights = weights.data;
-  file->weight_bytes = (int64_t)weights.bytes;
+/* The manifest and the weights, which stay. */
+static int find_data(optc_file* file, char* message, size_t capacity) {
+  member manifest, weights;
+  if (find_member(file, "manifest.json", &manifest, message, capacity)) return -1;
   file->manifest = (const char*)manifest.data;
   file->manifest_bytes = (int64_t)manifest.bytes;
-  return 0;
+  file->owned_manifest = manifest.owned;
+  if (find_member(file, "weights.bin", &weights, message, capacity)) return -1;
+  file->weights = weights.data;
+  file->weight_bytes = (int64_t)weights.bytes;
+  if (!weights.owned) return 0;
+  free(weights.owned); /* no alignment, and shared with nobody */
+  return fail(message, capacity, "not an .optc file: its weights are compressed");
+}
+
+static int find_code(optc_file* file, char* message, size_t capacity) {
+  member code;
+  if (find_member(file, "code.so", &code, message, capacity)) return -1;
+  int status = load_code(code, file, message, capacity);
+  free(code.owned);
+  return status ? status : fill_api(file, message, capacity);
+}
+
+int optc_open(const char* path, optc_file* file, char* message, size_t capacity) {
+  *file = (optc_file){.code = -1};
+  int status = map_file(path, file, message, capacity);
+  if (!status) status = find_data(file, message, capacity);
+  if (!status) status = find_code(file, message, capacity);
+  if (status) optc_close(file);
+  return status;
 }
 
 void optc_close(optc_file* file) {
   if (file->library) dlclose(file->library);
   if (file->code >= 0) close(file->code);
+  free(file->owned_manifest);
   if (file->mapping) munmap(file->mapping, file->mapping_bytes);
   *file = (optc_file){.code = -1};
 }

@@ -1,6 +1,7 @@
 /* Opens an .optc file without Python: for C and C++ hosts on Linux. See tools/runner for its use.
  *
- * The file is mapped, its members' CRC-32 are checked, the code is loaded from memory and the weights are used in place.
+ * The file is mapped, its members' CRC-32 are checked, the code is unpacked and loaded from memory and the weights are
+ * used in place. Compile loader.c and inflate.c.
  * (The SHA-256 in the manifest guard against more than accidents; `optc.load` checks those.)
  */
 #ifndef OPTC_LOADER_H
@@ -34,6 +35,7 @@ typedef struct optc_file {
   size_t mapping_bytes;
   void* library;
   int code;                       /* the memory file that the library was loaded from */
+  void* owned_manifest;
 } optc_file;
 
 /* Returns 0, or -1 with one line in `message`. */
