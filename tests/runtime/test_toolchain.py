@@ -55,7 +55,7 @@ def test_the_cache_is_filled_and_optional(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("OPTC_CACHE_DIR", str(tmp_path / "cache"))
     link(ADD, [], [], tmp_path / "a.so")
     cached = sorted((tmp_path / "cache").rglob("*.o"))
-    assert [path.name.split("-")[0] for path in cached] == ["arrays", "features", "planner", "pool", "runtime", "unpack"]
+    assert " ".join(path.name.split("-")[0] for path in cached) == "arrays features planner pool runtime unpack"
     monkeypatch.setenv("OPTC_CACHE_DIR", "/proc/no/such/folder")
     link(ADD, [], [], tmp_path / "b.so")
     assert (tmp_path / "a.so").read_bytes() == (tmp_path / "b.so").read_bytes()
