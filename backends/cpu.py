@@ -8,14 +8,15 @@ from ..compiler.errors import OptcError, UnsupportedError
 from ..compiler.ir import Graph, Node, Value
 from ..compiler.ops import quantize as quantization
 from ..compiler.ops.base import attr_str, op_of
-from ..compiler.types import Dim, free_symbols
-from ..passes.base import Pass
+from ..compiler.types import Dim, DType, free_symbols
+from ..passes.base import Pass, PassContext, run_passes
 from ..passes.fusion.dequantize import READS_BYTES, DequantizeAtReaders
 from ..passes.fusion.expand import ExpandFused
 from ..passes.fusion.requantize import UnitSteps
 from ..passes.fusion.tables import ByteTables
 from ..passes.layout import ChannelsLast
 from ..passes.pipelines import ON_BYTES, OPTIMIZE
+from ..passes.precision import MOVES, READS_THROUGH, StoreBF16
 from ..passes.quantization.forms.normalize import NormalizeQuantized
 from ..passes.quantization.integers import IntegerProducts
 from ..passes.quantization.weights import CompressedWeights
@@ -32,7 +33,7 @@ from .cexpr import c_format
 from .fallback import Fallback
 from .planning import FirstGuess, Planner
 from .steps import CCallStep, Check, If, Kernel, Loop, Lowered, Scan, Step, Steps, Trap, View
-from .target import Target
+from .target import LEVELS, Target
 from .templates import TEMPLATES, Anchor, Template, has_template
 
 PIPELINE: tuple[Pass, ...] = (
@@ -63,6 +64,17 @@ def lower(graph: Graph, target: Target, fallback: Fallback | None = None, planne
     """
     load_registries()
     return Lowering(target, graph, fallback, planner or FirstGuess()).lowered(graph)
+
+
+def store_bf16(graph: Graph, target: Target, ctx: PassContext) -> None:
+    """Mixed precision for `--bf16`, in place, after PIPELINE. Raises UnsupportedError if the target has none."""
+    if not target.has("avx512bf16"):
+        able = [level.name for level in LEVELS.values() if level.has("avx512bf16")]
+        raise UnsupportedError(
+            f"{target.name} does not multiply bfloat16", expected=" or ".join(able), hint="Compile without bf16."
+        )
+    load_registries()
+    run_passes(graph, [StoreBF16(Lowering(target, graph, None, FirstGuess()).regions)], ctx)
 
 
 def load_registries() -> None:
@@ -97,10 +109,14 @@ class Lowering:
 
     def graph_steps(self, graph: Graph) -> Steps:
         steps: Steps = []
-        for region in partition(graph, self.is_pointwise, self.has_template, free=self.is_free, gather=self.is_gather):
+        for region in self.regions(graph):
             steps.extend(self.checks(region))
             steps.extend(self.region_steps(region))
         return steps
+
+    def regions(self, graph: Graph) -> list[Region]:
+        """How this backend cuts a graph."""
+        return partition(graph, self.is_pointwise, self.has_template, free=self.is_free, gather=self.is_gather)
 
     def checks(self, region: Region) -> Iterator[Check]:
         """A comparison of the dims that the region's nodes take to be equal, each pair once."""
@@ -119,13 +135,19 @@ class Lowering:
         return plain and node.op in INDEX_DEFINITIONS and _known_shapes(node)
 
     def is_free(self, node: Node) -> bool:
-        """Reading a byte as a float is no more work than reading it."""
+        """Reading a byte or a bfloat16 as a float is no more work than reading it."""
+        if node.op == "Cast":
+            return (node.operand(0).type.dtype, node.outputs[0].type.dtype) == (DType.BF16, DType.F32)
         return node.op == "DequantizeLinear" and node.operand(0).type.dtype.itemsize == 1 and self.is_pointwise(node)
 
     def is_gather(self, node: Node) -> bool:
-        """A Resize or mean of bytes, which are never stored as floats."""
-        maker = node.operand(0).producer if node.op in READS_BYTES else None
-        return maker is not None and self.is_free(maker) and _known_shapes(node)
+        """A Resize, mean... of what is never stored as floats; a move of floats that are stored as bfloat16."""
+        if node.op in MOVES and _is_rounded(node):
+            return _known_shapes(node) and node.op in INDEX_DEFINITIONS
+        maker = node.operand(0).producer if node.op in READS_BYTES or node.op in READS_THROUGH else None
+        if maker is None or not self.is_free(maker) or not _known_shapes(node):
+            return False
+        return node.op in (READS_BYTES if maker.op == "DequantizeLinear" else READS_THROUGH)
 
     def region_steps(self, region: Region) -> Iterator[Step]:
         node = region.last
@@ -251,6 +273,16 @@ class Lowering:
         if node.op == "Scan":
             return Scan(node.name, node, body, steps)
         raise OptcError(f"{node.op} holds subgraphs but is no control flow", node=node.name)
+
+
+def _is_rounded(node: Node) -> bool:
+    """Whether all that is done with a node's only output is storing it as bfloat16."""
+    users = node.outputs[0].users
+    return (
+        len(node.outputs) == len(users) == 1
+        and users[0].op == "Cast"
+        and (users[0].outputs[0].type.dtype is DType.BF16 and not node.outputs[0].is_output)
+    )
 
 
 def _known_shapes(node: Node) -> bool:

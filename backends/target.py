@@ -24,6 +24,7 @@ _V3 = (*_V2, "avx", "avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe")
 _ALDERLAKE = (*_V3, "avxvnni")
 _V4 = (*_V3, "avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl")
 _CASCADELAKE = (*_V4, "avx512vnni")
+_COOPERLAKE = (*_CASCADELAKE, "avx512bf16")
 _SAPPHIRE_RAPIDS = (
     *_V4, "amx-bf16", "amx-int8", "amx-tile", "avx512bf16", "avx512fp16", "avx512vbmi", "avx512vnni", "avxvnni",
 )  # fmt: skip
@@ -124,6 +125,7 @@ LEVELS = {
         ("alderlake", _ALDERLAKE, 8, 16, 32 << 10, 1 << 20),
         ("x86-64-v4", _V4, 16, 32, 32 << 10, 1 << 20),
         ("cascadelake", _CASCADELAKE, 16, 32, 32 << 10, 1 << 20),
+        ("cooperlake", _COOPERLAKE, 16, 32, 32 << 10, 1 << 20),
         ("sapphirerapids", _SAPPHIRE_RAPIDS, 16, 32, 48 << 10, 2 << 20),
     )
 }

@@ -198,6 +198,11 @@ def f32_to_bf16(value: Expr) -> Expr:
     return bitcast(cast_raw(value, "bfloat16"), "uint16")
 
 
+def widened(value: Expr) -> Expr:
+    """A float as loaded by a template whose buffers hold float32, or bfloat16 as its bits, in float32."""
+    return bf16_to_f32(value) if dtype_of(value) == "uint16" else value
+
+
 def load_type(dtype: DType) -> str:
     """The TIR type that a tensor's elements are computed in: float32 for the two half types."""
     return "float32" if dtype in (DType.F16, DType.BF16) else dtype.tvm

@@ -1,10 +1,11 @@
-"""The mean over all pixels of each image, from bytes: x [batch, spatial..., channels] gives [batch, channels]."""
+"""The mean over all pixels of each image, from bytes or bfloat16: x [batch, spatial..., channels] gives
+[batch, channels]."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from ..target import Target
 from .builder import (
@@ -22,7 +23,7 @@ from .builder import (
     result_dtype,
 )
 from .depthwise import PARALLEL_MACS
-from .exprs import cast_raw, const
+from .exprs import bf16_to_f32, cast_raw, const
 from .matmul import guess
 from .pool import mean_of_bytes
 
@@ -32,13 +33,20 @@ VECTORS = 4
 
 @dataclass(frozen=True)
 class MeanSpec:
-    """x is uint8 that stands for `scale * (x - zero_point)`; sums are int32, so for up to 2^23 pixels."""
+    """x is uint8 that stands for `scale * (x - zero_point)`, its sums int32, so for up to 2^23 pixels; or `dtype` is
+    uint16, the bits of bfloat16, whose sums are float32."""
 
     batch: Dim
     spatial: tuple[Dim, ...]
     channels: int
     scale: float
     zero_point: int
+    dtype: Literal["uint8", "uint16"] = "uint8"
+
+    @property
+    def sum(self) -> str:
+        """The dtype of the sums."""
+        return "int32" if self.dtype == "uint8" else "float32"
 
     @property
     def pixels(self) -> Dim:
@@ -65,20 +73,21 @@ def build(spec: MeanSpec, plan: MeanPlan, epilogue: Epilogue | None = None) -> A
     """The kernel. Params: x, the epilogue's buffers, y. An epilogue must be flat."""
     kb = KernelBuilder()
     channels, blocks = spec.channels, -(-spec.channels // plan.block)
-    x = buffer("x", (spec.batch, *spec.spatial, channels), "uint8")
+    x = buffer("x", (spec.batch, *spec.spatial, channels), spec.dtype)
     y = buffer("y", (spec.batch, channels), result_dtype(epilogue))
     source, target = kb.flat(x), kb.flat(y)
 
     def block(image: Expr, first: Expr, columns: int) -> None:
         parts = pieces(columns, plan.lanes)
-        total = kb.local(columns, "int32", "total")
+        total = kb.local(columns, spec.sum, "total")
         for start, lanes in parts:
-            kb.store(total, start, const(0, "int32", lanes), lanes)
+            kb.store(total, start, const(0, spec.sum, lanes), lanes)
         base = kb.let(image * spec.pixels * channels + first, "base")
         with kb.loop(spec.pixels, "pixel") as pixel:
             at = kb.let(base + pixel * channels, "at")
             for start, lanes in parts:
-                value = cast_raw(kb.load(source, at + start, lanes), "int32")
+                value = kb.load(source, at + start, lanes)
+                value = cast_raw(value, "int32") if spec.dtype == "uint8" else bf16_to_f32(value)
                 kb.store(total, start, kb.load(total, start, lanes) + value, lanes)
         for start, lanes in parts:
             value = kb.load(total, start, lanes)

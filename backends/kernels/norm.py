@@ -13,6 +13,7 @@ from tvm import tirx
 
 from ..target import Target
 from .builder import Dim, Epilogue, Expr, KernelBuilder, buffer, i64, known, result_dtype, splat
+from .exprs import widened
 from .rows import each_vector, is_parallel, reduce_row
 
 
@@ -21,8 +22,8 @@ class NormSpec:
     """Normalisation of each row of x [rows, columns].
 
     layer: (x - mean) / sqrt(variance + epsilon); rms: x / sqrt(mean(x²) + epsilon); then `* scale + bias`, vectors of
-    `columns`, where present. With `skip` the input is x + skip (both [rows, columns]), and with `keep_sum` that sum is
-    a second output.
+    `columns`, where present. `dtype` is x's: float32, or uint16 for the bits of bfloat16. With `skip` the input is
+    x + skip (both [rows, columns]), and with `keep_sum` that sum is a second output.
     """
 
     kind: Literal["layer", "rms"]
@@ -31,6 +32,7 @@ class NormSpec:
     epsilon: float
     scale: bool = True
     bias: bool = True
+    dtype: Literal["float32", "uint16"] = "float32"
     skip: bool = False
     keep_sum: bool = False
 
@@ -54,7 +56,7 @@ def build(spec: NormSpec, plan: NormPlan, epilogue: Epilogue | None = None) -> A
     def matrix(name: str, dtype: str = "float32") -> Any:
         return buffer(name, (spec.rows, columns), dtype)
 
-    x, y = matrix("x"), matrix("y", result_dtype(epilogue))
+    x, y = matrix("x", spec.dtype), matrix("y", result_dtype(epilogue))
     skip = matrix("skip") if spec.skip else None
     total = matrix("sum") if spec.keep_sum else None
     scale = buffer("scale", (columns,)) if spec.scale else None
@@ -66,7 +68,7 @@ def build(spec: NormSpec, plan: NormPlan, epilogue: Epilogue | None = None) -> A
         base = kb.let(row * columns, "base")
 
         def load(at: Expr, lanes: int) -> Expr:
-            value = kb.load(views[x], base + at, lanes)
+            value = widened(kb.load(views[x], base + at, lanes))
             return value + kb.load(views[skip], base + at, lanes) if skip is not None else value
 
         mean, factor = moments(kb, spec.kind, columns, plan.lanes, spec.epsilon, load)

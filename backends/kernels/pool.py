@@ -31,7 +31,7 @@ from .builder import (
     static,
 )
 from .depthwise import PARALLEL_MACS
-from .exprs import cast_raw, const, widen
+from .exprs import cast_raw, const, widen, widened
 from .matmul import guess
 from .windows import Reduction, Windows, emit_windows
 
@@ -41,7 +41,8 @@ class PoolSpec:
     """One pooling of x [batch, spatial..., channels]. `out` is the output's spatial shape (ceil_mode is in there).
 
     `pads` are as in ONNX. With `count_include_pad` an average divides by the taps within the padded image, else by
-    those within the image. `dtype` is x's: float32, or uint8 that stands for `scale * (x - zero_point)`.
+    those within the image. `dtype` is x's: float32, uint16 for the bits of bfloat16, or uint8 that stands for
+    `scale * (x - zero_point)`.
     """
 
     kind: Literal["max", "average"]
@@ -54,7 +55,7 @@ class PoolSpec:
     pads: tuple[int, ...]
     dilations: tuple[int, ...]
     count_include_pad: bool = False
-    dtype: Literal["float32", "uint8"] = "float32"
+    dtype: Literal["float32", "uint16", "uint8"] = "float32"
     scale: float = 1.0
     zero_point: int = 0
 
@@ -82,7 +83,7 @@ def plans(spec: PoolSpec, target: Target) -> Iterator[PoolPlan]:
 def build(spec: PoolSpec, plan: PoolPlan, epilogue: Epilogue | None = None) -> Any:
     """The kernel. Params: x, the epilogue's buffers, y."""
     kb = KernelBuilder()
-    result = spec.dtype if spec.kind == "max" else "float32"
+    result = "uint8" if spec.kind == "max" and spec.dtype == "uint8" else "float32"
     x = buffer("x", (spec.batch, *spec.spatial, spec.channels), spec.dtype)
     y = buffer("y", (spec.batch, *spec.out, spec.channels), result_dtype(epilogue, result))
     rank = len(spec.kernel)
@@ -90,13 +91,14 @@ def build(spec: PoolSpec, plan: PoolPlan, epilogue: Epilogue | None = None) -> A
         known(spec.batch), spec.spatial, spec.out, spec.channels, spec.kernel, spec.strides, spec.dilations,
         spec.pads[:rank],
     )  # fmt: skip
-    reduction = _maximum(spec.dtype) if spec.kind == "max" else _average(spec, windows)
+    reduction = _maximum(result) if spec.kind == "max" else _average(spec, windows)
     emit_windows(kb, windows, reduction, kb.flat(x), kb.flat(y), plan.lanes, plan.pixels, plan.parallel, epilogue)
     return kb.finish([x, *(epilogue.buffers if epilogue else ()), y])
 
 
 def _maximum(dtype: str) -> Reduction:
     def step(acc: Expr, value: Expr, _tap: Expr, _c: Expr, _lanes: int) -> Expr:
+        value = widened(value)
         return tirx.Select(value > acc, value, acc)
 
     return Reduction(float("-inf") if dtype == "float32" else 0, step, lambda acc, *_: acc, dtype)
@@ -109,7 +111,7 @@ def _average(spec: PoolSpec, windows: Windows) -> Reduction:
     bytes_ = spec.dtype == "uint8"
 
     def step(acc: Expr, value: Expr, *_: Any) -> Expr:
-        return acc + cast_raw(value, "int32") if bytes_ else acc + value
+        return acc + (cast_raw(value, "int32") if bytes_ else widened(value))
 
     def finish(acc: Expr, counts: Sequence[Dim], starts: Sequence[Expr], lanes: int) -> Expr:
         present = product(counts)

@@ -62,9 +62,10 @@ def _conv(anchor: Anchor) -> Kernel | None:
 
 
 def is_constant_matmul(node: Node) -> bool:
-    """B is a constant matrix."""
+    """B is a constant matrix, and A read in place."""
     a, b = node.operand(0), node.operand(1)
-    return b.data is not None and b.type.rank == 2 and a.type.shape is not None and a.type.rank >= 2
+    plain = b.data is not None and b.type.rank == 2 and not attr_int(node, "transA", 0)
+    return plain and a.type.shape is not None and a.type.rank >= 2
 
 
 @template("optc.MatMulBF16", form=is_constant_matmul)
@@ -73,16 +74,11 @@ def _matmul(anchor: Anchor) -> Kernel | None:
     if not is_constant_matmul(node):
         return None
     a, b = node.operand(0), node.operand(1)
-    trans_a, trans_b = bool(attr_int(node, "transA", 0)), bool(attr_int(node, "transB", 0))
+    trans_b = bool(attr_int(node, "transB", 0))
     shape = anchor.shape(a)
-    m, k = (shape[-1], shape[-2]) if trans_a else (shape[-2], shape[-1])
-    n = b.type.static_shape[-2 if trans_b else -1]
-    spec = MatmulSpec(
-        m=m, n=n, k=b.type.static_shape[-1 if trans_b else -2], batch_a=tuple(shape[:-2]), trans_a=trans_a,
-        trans_b=trans_b,
-    )  # fmt: skip
+    k, n = b.type.static_shape[:: -1 if trans_b else 1]
+    spec = MatmulSpec(m=shape[-2], n=n, k=k, batch_a=tuple(shape[:-2]), trans_b=trans_b)
     families: list[Any] = [matmul]
     if amx_matmul.applies(spec, anchor.target):
-        rows = product((*shape[:-2], m))
-        families.insert(0 if _fills_tiles(rows, spec.k) else 1, amx_matmul)
+        families.insert(0 if _fills_tiles(product(shape[:-1]), k) else 1, amx_matmul)
     return _call(anchor, families, spec, b, n)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from ...compiler.ir import Node
 from ...compiler.ops.base import attr_int, attr_ints, attr_str
 from ..kernels import conv, depthwise
+from ..kernels.bf16 import depthwise as depthwise_bf16
 from ..steps import Kernel
 from .base import Anchor, template
 
@@ -68,7 +70,13 @@ def _conv(anchor: Anchor) -> Kernel | None:
         return None
     spec = conv_spec(anchor)
     epilogue = anchor.epilogue(node.input(2))
-    chosen = anchor.choose(spec, depthwise if spec.depthwise else conv)
+    family: Any = depthwise if spec.depthwise else conv
+    source = node.operand(0)
+    if anchor.region.before:  # a Cast from bfloat16, which only the depthwise kernel reads through
+        if not spec.depthwise:
+            return None
+        family, source = depthwise_bf16, anchor.region.before[0].operand(0)
+    chosen = anchor.choose(spec, family)
     packed = chosen.family.pack_weights(np.asarray(weights), spec, chosen.plan)
     func = chosen.family.build(spec, chosen.plan, epilogue)
-    return anchor.kernel(func, [node.operand(0), packed], epilogue, str(chosen))
+    return anchor.kernel(func, [source, packed], epilogue, str(chosen))

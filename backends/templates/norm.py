@@ -56,6 +56,7 @@ def _norm(anchor: Anchor) -> Kernel | None:
     if epilogue is not None and not epilogue.flat:
         return None
     rows, columns = _rows(anchor, x, axis)
+    source = anchor.region.before[0].operand(0) if anchor.region.before else x
     spec = norm.NormSpec(
         kind="layer" if node.op == "LayerNormalization" else "rms",
         rows=rows,
@@ -63,7 +64,8 @@ def _norm(anchor: Anchor) -> Kernel | None:
         epsilon=attr_float(node, "epsilon", 1e-5),
         scale=scale is not None,
         bias=bias is not None,
+        dtype="float32" if source is x else "uint16",
     )
     plan = anchor.plan(norm, spec)
-    params: list[Param] = [v for v in (x, scale, bias) if v is not None]
+    params: list[Param] = [v for v in (source, scale, bias) if v is not None]
     return anchor.kernel(norm.build(spec, plan, epilogue), params, epilogue, f"norm {plan}")

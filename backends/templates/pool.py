@@ -1,6 +1,8 @@
-"""Pools, channels last, and the mean over all pixels; of floats or of bytes on their way through a DequantizeLinear."""
+"""Pools, channels last, and the mean over all pixels; of floats, or of bytes and bfloat16 on their way to be floats."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from ...compiler.ir import Node, Value
 from ...compiler.ops.base import attr_int, attr_ints, attr_str
@@ -10,6 +12,9 @@ from ..kernels.reduce import reduced_axes
 from ..steps import Kernel
 from .base import Anchor, template
 from .conv import conv_pads
+
+_HELD: dict[DType, Any] = {DType.F32: "float32", DType.U8: "uint8", DType.BF16: "uint16"}
+"""How kernels hold what they read."""
 
 
 def _is_plain_pool(node: Node) -> bool:
@@ -27,7 +32,7 @@ def _pool(anchor: Anchor) -> Kernel | None:
     if kernel is None or source is None or not _is_plain_pool(node):
         return None
     x, scale, zero_point = source
-    if x.type.dtype not in (DType.F32, DType.U8):
+    if x.type.dtype not in _HELD:
         return None
     shape, out = anchor.shape(x), anchor.shape(node.outputs[0])
     ones = (1,) * len(kernel)
@@ -42,7 +47,7 @@ def _pool(anchor: Anchor) -> Kernel | None:
         pads=conv_pads(node, kernel),
         dilations=attr_ints(node, "dilations") or ones,
         count_include_pad=bool(attr_int(node, "count_include_pad", 0)),
-        dtype="uint8" if x.type.dtype is DType.U8 else "float32",
+        dtype=_HELD[x.type.dtype],
         scale=scale,
         zero_point=zero_point,
     )
@@ -51,23 +56,27 @@ def _pool(anchor: Anchor) -> Kernel | None:
     return anchor.kernel(pool.build(spec, plan, epilogue), [x], epilogue, f"pool {plan}")
 
 
-def _is_mean_of_bytes(node: Node) -> bool:
-    """Over all dims but the first and last, of what a DequantizeLinear makes."""
+def _is_mean_of_pixels(node: Node) -> bool:
+    """Over all dims but the first and last, of what a DequantizeLinear or a Cast from bfloat16 makes."""
     x = node.operand(0)
     maker = x.producer
-    if maker is None or maker.op != "DequantizeLinear" or x.type.shape is None or not isinstance(x.type.dims[-1], int):
+    if maker is None or maker.op not in ("DequantizeLinear", "Cast") or x.type.shape is None:
         return False
-    return x.type.rank > 2 and reduced_axes(node) == list(range(1, x.type.rank - 1))
+    return (
+        isinstance(x.type.dims[-1], int) and x.type.rank > 2 and reduced_axes(node) == list(range(1, x.type.rank - 1))
+    )
 
 
-@template("ReduceMean", form=_is_mean_of_bytes)
+@template("ReduceMean", form=_is_mean_of_pixels)
 def _mean(anchor: Anchor) -> Kernel | None:
     source = _source(anchor)
-    if source is None or source[0].type.dtype is not DType.U8 or not _is_mean_of_bytes(anchor.node):
+    if source is None or not _is_mean_of_pixels(anchor.node):
         return None
     x, scale, zero_point = source
+    if x.type.dtype not in (DType.U8, DType.BF16):
+        return None
     batch, *spatial, channels = anchor.shape(x)
-    spec = mean.MeanSpec(batch, tuple(spatial), int(channels), scale, zero_point)
+    spec = mean.MeanSpec(batch, tuple(spatial), int(channels), scale, zero_point, _HELD[x.type.dtype])
     epilogue = anchor.epilogue()
     if epilogue is not None and not epilogue.flat:
         return None
@@ -81,6 +90,8 @@ def _source(anchor: Anchor) -> tuple[Value, float, int] | None:
     if not anchor.region.before:
         return anchor.node.operand(0), 1.0, 0
     (maker,) = anchor.region.before
+    if maker.op == "Cast":
+        return maker.operand(0), 1.0, 0
     scale, point = maker.operand(1).data, maker.input(2)
     if scale is None or scale.size != 1 or (point is not None and point.data is None):
         return None

@@ -54,6 +54,6 @@ def convolved(x: np.ndarray, w: np.ndarray, spec: ConvSpec) -> np.ndarray:
             first = t * spec.dilations[d]
             window.append(slice(first, first + (out[d] - 1) * spec.strides[d] + 1, spec.strides[d]))
         for g in range(spec.group):
-            taken = x[(*window, slice(g * each, (g + 1) * each))]
-            y[..., g * columns : (g + 1) * columns] += taken @ w[(slice(g * columns, (g + 1) * columns), slice(None), *tap)].T
+            taken, made = x[(*window, slice(g * each, (g + 1) * each))], slice(g * columns, (g + 1) * columns)
+            y[..., made] += taken @ w[(made, slice(None), *tap)].T
     return y
