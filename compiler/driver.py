@@ -56,7 +56,8 @@ def compile(
     `int8` quantizes: `calibration` is an iterable of samples {input name: array} (a bare array will do for a model of
     one input; without samples made-up ones are used, and accuracy is unchecked). `accuracy_budget` is the share of
     the float model's score that int8 may cost; the score is `metric(run)`, `run` taking and giving arrays by name, or
-    how often the outputs agree. `bf16` and `fp16` are not in this version: UnsupportedError.
+    how often the outputs agree. `bf16` computes products in bfloat16, on targets that multiply it. `fp16` is not in this
+    version: UnsupportedError.
 
     Raises the errors of optc.compiler.errors.
     """
@@ -197,6 +198,7 @@ def optimize(graph: Graph, notes: Sequence[str] = ()) -> Any:
 def _compile_file(model: Source, options: Options, calibration: Calibration | None, out: Path, say: Progress) -> bool:
     """Writes the artifact; False if it is only the best that there was when the user interrupted."""
     from ..backends.build import build_artifact
+    from ..backends.cpu import store_bf16
     from ..backends.fallback import Fallback
     from ..backends.summary import summarize
     from ..backends.target import Target
@@ -215,6 +217,8 @@ def _compile_file(model: Source, options: Options, calibration: Calibration | No
         from ..passes.quantization.weights import pack_weights
 
         context.notes += pack_weights(graph, options.weights).lines()
+    if options.bf16:
+        store_bf16(graph, target, context)
     say("lowering", 0.05)
     fallback = Fallback() if options.fallback else None
     lowered = target.lower(graph, fallback)

@@ -28,7 +28,8 @@ class Options:
     `shapes` fixes input shapes ({input: dims}); `threads` is how many threads a run uses (0: all this process may run
     on); `fallback` names the engine that runs nodes optc cannot lower; `prune` is a pruning spec (see passes/pruning).
     `int8` quantizes by ranges chosen by `calibration_method`; `accuracy_budget` is the share of the float model's
-    score that int8 may cost (0.005: half a percent); `weights` is a spec of weight-only compression.
+    score that int8 may cost (0.005: half a percent); `weights` is a spec of weight-only compression. `bf16` stores what
+    is between products in bfloat16 and multiplies in it (see passes/precision.py); with `int8`, what stays in floats.
     """
 
     target: str = "cpu"
@@ -45,9 +46,8 @@ class Options:
 
     def check(self) -> None:
         """Raises UnsupportedError for what this version has not yet, UsageError for values out of range."""
-        for name in ("bf16", "fp16"):
-            if getattr(self, name):
-                raise UnsupportedError(f"--{name} is not available in this version", hint="Compile in float32.")
+        if self.fp16:
+            raise UnsupportedError("--fp16 is not available in this version", hint="Compile in float32 or bf16.")
         if self.calibration_method not in RANGES:
             raise UsageError("unknown calibration method", expected=" or ".join(RANGES), found=self.calibration_method)
         if self.accuracy_budget is not None and not (self.int8 and 0 <= self.accuracy_budget < 1):

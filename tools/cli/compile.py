@@ -35,7 +35,7 @@ def command(
     calib_method: CalibrationMethod = "auto",
     accuracy_budget: AccuracyBudget = None,
     weights: WeightFormat = None,
-    bf16: Annotated[bool, typer.Option("--bf16", help="Not in this version.")] = False,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Multiply and store in bfloat16, sum in float32.")] = False,
     fp16: Annotated[bool, typer.Option("--fp16", help="Not in this version.")] = False,
     tune: Annotated[bool, typer.Option("--tune", help="Not in this version.")] = False,
     json: Json = False,
