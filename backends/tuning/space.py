@@ -46,7 +46,7 @@ def _numbers(node: ast.expr, place: str) -> Iterator[tuple[str, float]]:
             yield from _numbers(element, f"{place}.{i}")
     elif isinstance(node, ast.Constant) and isinstance(node.value, str):
         yield f"kind:{place}={node.value}", 1.0
-    elif isinstance(node, ast.Constant) and node.value is not None:
+    elif isinstance(node, ast.Constant) and isinstance(node.value, (bool, int, float)):
         yield place, float(node.value)
     elif not isinstance(node, ast.Constant):
         yield place, float(UNKNOWN)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ...compiler.ir import Node, Value
-from ...compiler.printing import attr_text, array_text, type_text
+from ...compiler.printing import array_text, attr_text, type_text
 from ...compiler.types import Dim, TensorType, free_symbols, substitute, symbol
 from ...passes.regions import Region
 from ..planning import Candidate, Choice, FirstGuess, Planner
@@ -129,7 +129,7 @@ def _hides_later_keys(node: Node) -> bool:
 
 def _elements(node: Node, slot: int, data: np.ndarray) -> str:
     """A constant's elements as text: numbers that stand in the code as they are, tables of them at random."""
-    if data.size > 1:
+    if data.size > 1 and data.dtype != np.int64:  # 64 bits hold axes and shapes
         return "zeros" if node.op == "optc.MatMulPacked" and slot == 1 else "random(1)"  # zero is a code of any width
     if data.size == 1 and node.op in ("QuantizeLinear", "DequantizeLinear") and slot == 1:
         return "1.0" if data.reshape(-1)[0] == 1 else str(SCALE)

@@ -1,0 +1,52 @@
+"""Planners that know more than the cost model: one reads a database, one does as it is told."""
+
+from __future__ import annotations
+
+from ...compiler.errors import UnsupportedError
+from ..planning import Candidate, Choice
+from ..target import Target
+from .database import Database, Score, Setting
+from .tasks import region_key, region_text
+
+WORTH = 0.98
+"""What is not faster than the first guess by this much is no better: measurements are not more precise."""
+
+
+class Tuned:
+    """Takes the candidate that was fastest in a database, the first guess where none was faster.
+
+    `chosen` counts the regions it was asked for: "measured" ones and "guessed" ones, of which the database knows
+    nothing.
+    """
+
+    def __init__(self, scores: dict[str, list[Score]]) -> None:
+        self._scores = scores
+        self.chosen = {"measured": 0, "guessed": 0}
+
+    @staticmethod
+    def of(database: Database, target: Target) -> Tuned:
+        """A planner that knows what the database says of this target."""
+        return Tuned(database.scores(Setting.of(target)))
+
+    def choose(self, choice: Choice) -> Candidate:
+        first = next(choice.candidates())
+        known = self._scores.get(region_key(region_text(choice.region)), []) if self._scores else []
+        known = [score for score in known if score.baseline == str(first) and score.ratio is not None]
+        self.chosen["measured" if known else "guessed"] += 1
+        best = next((s for s in known if s.ratio is not None and s.ratio < WORTH), None)
+        if best is None:
+            return first
+        return next((c for c in choice.candidates() if str(c) == best.candidate), first)
+
+
+class Only:
+    """Takes the candidate of one text. Raises UnsupportedError where a region has none such."""
+
+    def __init__(self, candidate: str) -> None:
+        self.candidate = candidate
+
+    def choose(self, choice: Choice) -> Candidate:
+        found = next((c for c in choice.candidates() if str(c) == self.candidate), None)
+        if found is None:
+            raise UnsupportedError("no such kernel for this region", found=self.candidate)
+        return found
