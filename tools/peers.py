@@ -115,6 +115,17 @@ PEERS: dict[str, Callable[..., Run]] = {
     "openvino-bf16": partial(openvino_runner, precision="bf16"),
 }
 
+IN_PRECISION = {
+    "bf16": {"openvino": "openvino-bf16"},
+    "int8": {"onnxruntime": "onnxruntime-int8", "openvino": "openvino-int8"},
+}
+"""What an engine is called in a precision; those of int8 are in peers_int8.py. ONNX Runtime multiplies no bf16."""
+
+
+def peer_in(name: str, precision: str) -> str:
+    """The peer that stands for an engine in a precision: itself where it has no other."""
+    return IN_PRECISION.get(precision, {}).get(name, name)
+
 
 def peer(name: str) -> Callable[..., Run]:
     """The engine of that name. Raises UsageError if there is none."""

@@ -177,7 +177,7 @@ def table(found: Profile, top: int | None = None) -> str:
         reached = f"{step.share:.0%}" if step.bound else ""
         lines.append(
             f"{step.milliseconds:9.4f} {step.milliseconds / total:6.1%} {_rate(step):>13} {step.bound or '-':>8} "
-            f"{reached:>10}  {step.name}  [{step.made_by or 'C'}]"
+            f"{reached:>10}  {step.name}  [{step.made_by.split(' ')[0] or 'C'}]"
         )
     lines.append(f"{total:9.4f} ms in {len(found.steps)} steps, {found.threads} thread(s): {_shares(found)}")
     lines.append(f"ceilings: {ceilings_text(found.ceilings)}")

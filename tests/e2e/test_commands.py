@@ -77,6 +77,32 @@ def test_bench_prints_ratios(cli: Cli, artifact: Path) -> None:
     assert "onnxruntime" in out
 
 
+def test_bench_profiles_every_step_beside_its_roofline(cli: Cli, artifact: Path) -> None:
+    code, out, _ = cli("bench", artifact, "--rounds", "2", "--profile", "--json")
+    assert code == 0
+    (result,) = json.loads(out)["results"]
+    found = result["profile"]
+    assert {"f32", "L2", "memory"} <= found["ceilings"].keys()
+    conv = next(step for step in found["steps"] if step["op"] == "Conv")
+    assert conv["macs"] > 0
+    assert conv["share"] > 0
+    assert sum(part["steps"] for part in found["bounds"].values()) == len(found["steps"])
+
+
+def test_bench_in_int8_quantizes_the_peers_with_the_same_samples(cli: Cli, tmp_path: Path) -> None:
+    x = np.random.default_rng(0).random((4, 1, 28, 28), np.float32)
+    np.savez(tmp_path / "d.npz", image=x)
+    options = ["--precision", "int8", "--calib", tmp_path / "d.npz", "--shape", "image=1x1x28x28", "--rounds", "2"]
+    code, out, _ = cli("bench", MODEL, *options, "--vs", "onnxruntime")
+    assert code == 0
+    assert "onnxruntime-int8" in out
+
+
+def test_bench_refuses_unknown_precisions_and_data_it_would_not_use(cli: Cli, tmp_path: Path) -> None:
+    assert cli("bench", MODEL, "--precision", "int4")[0] == 2
+    assert cli("bench", MODEL, "--calib", tmp_path / "d.npz")[0] == 2
+
+
 def test_inspect_compiles_nothing(cli: Cli, tmp_path: Path) -> None:
     code, out, _ = cli("inspect", MODEL)
     assert code == 0

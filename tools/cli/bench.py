@@ -1,20 +1,27 @@
-"""Time an artifact or a model beside peers, interleaved round by round.
+"""Time an artifact or a model beside peers, interleaved round by round; --profile: each step beside its roofline.
 
-Examples: optc bench model.onnx --vs onnxruntime,openvino --threads 1,2 / optc bench model.optc model.onnx
+Examples: optc bench model.onnx --vs onnxruntime,openvino --threads 1,2 / optc bench model.optc model.onnx --profile /
+optc bench model.onnx --precision int8 --calib samples.npz --vs onnxruntime,openvino
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ...compiler.errors import UsageError
-from ..data import parse_shapes, random_sample
+from ..data import Sample, parse_shapes, random_sample
 from .common import Json, Printer, Quiet, Shapes, TargetName, table
+from .quantize import CalibrationData, calibration_data
+
+PRECISIONS = ("fp32", "bf16", "int8")
+PEER_SAMPLES = 300
+"""Of the calibration data at most, for the peers' quantizers."""
 
 
 def command(
@@ -22,12 +29,14 @@ def command(
     onnx_model: Annotated[
         Path | None, typer.Argument(help="The ONNX model of an artifact, for the peers.", metavar="[MODEL.onnx]")
     ] = None,
-    vs: Annotated[str, typer.Option(help="Peers, e.g. onnxruntime,openvino.")] = "",
+    vs: Annotated[str, typer.Option(help="Peers, e.g. onnxruntime,openvino, each in the same precision.")] = "",
     threads: Annotated[str, typer.Option(help="Thread counts, e.g. 1,2.")] = "1",
+    precision: Annotated[str, typer.Option(help=f"{', '.join(PRECISIONS)}: of optc and the peers.")] = "fp32",
+    calib: CalibrationData = None,
     shape: Shapes = None,
     target: TargetName = "cpu",
     rounds: Annotated[int, typer.Option(help="Rounds after warm-up.")] = 40,
-    profile: Annotated[bool, typer.Option("--profile", help="Also print the time of each step.")] = False,
+    profile: Annotated[bool, typer.Option("--profile", help="Also time each step beside its roofline.")] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -35,30 +44,29 @@ def command(
     from ...compiler.options import Options
 
     printer = Printer(json, quiet)
-    shapes = parse_shapes(shape or [])
-    peers = [name for name in vs.split(",") if name]
     source = onnx_model or model
-    if peers and source.suffix == ".optc":
+    names = [name for name in vs.split(",") if name]
+    if precision not in PRECISIONS:
+        raise UsageError("unknown precision", expected=" or ".join(PRECISIONS), found=precision)
+    if names and source.suffix == ".optc":
         raise UsageError("peers need the ONNX model", hint="Give it after the artifact.")
+    if calib is not None and precision != "int8":
+        raise UsageError("--calib serves --precision int8 only", found=precision)
+    task = _Task(source, tuple(names), precision, calib, parse_shapes(shape or []), rounds, profile)
     counts = _counts(threads)
     if model.suffix == ".optc":
-        results = [_measure(model, source, peers, n, shapes, rounds, profile) for n in counts]
+        results = [task.measure(model, count) for count in counts]
     else:
+        options = Options(target, task.shapes, int8=precision == "int8", bf16=precision == "bf16")
+        data = calibration_data(calib, model) if calib else None
         with (
             printer.progress(model.name) as progress,
-            compiled(model, Options(target, shapes), progress=progress) as path,
+            compiled(model, options, calibration=data, progress=progress) as path,
         ):
-            results = [_measure(path, source, peers, n, shapes, rounds, profile) for n in counts]
-    rows, lines = [], []
-    for result in results:
-        for timing in result["systems"]:
-            interval = "" if timing["ratio"] == 1.0 else f"{timing['low']:.2f}-{timing['high']:.2f}"
-            times = [f"{timing[key]:.3f}" for key in ("median_ms", "p90_ms")]
-            ratios = [f"{timing[key]:.2f}" for key in ("cpu", "ratio")]
-            rows.append([str(result["threads"]), timing["name"], *times, *ratios, interval])
-        lines += [f"{s['milliseconds']:9.3f} ms  {s['name']}" for s in result.get("profile", [])]
-    header = ["threads", "system", "median ms", "p90 ms", "cpu/wall", "optc/system", "95%"]
-    printer.show("\n".join([table(rows, header), *lines]), {"model": str(source), "results": results})
+            results = [task.measure(path, count) for count in counts]
+    text = [_table(results), *(r["profile_text"] for r in results if "profile_text" in r)]
+    facts = [{key: value for key, value in r.items() if key != "profile_text"} for r in results]
+    printer.show("\n\n".join(text), {"model": str(source), "precision": precision, "results": facts})
 
 
 def _counts(text: str) -> list[int]:
@@ -71,28 +79,66 @@ def _counts(text: str) -> list[int]:
     return counts
 
 
-def _measure(
-    artifact: Path,
-    source: Path,
-    peers: Sequence[str],
-    threads: int,
-    shapes: Mapping[str, Sequence[int]],
-    rounds: int,
-    profile: bool,
-) -> dict[str, Any]:
-    from ...backends.runtime.model import load
-    from ..bench import compare
-    from ..peers import peer
+@dataclass(frozen=True)
+class _Task:
+    """What is measured at each thread count."""
 
-    compiled = load(artifact, threads)
-    sample = random_sample(compiled.inputs, shapes)
-    fixed = {name: array.shape for name, array in sample.items()}
-    systems: list[tuple[str, Callable[[], object]]] = [("optc", lambda: compiled.run(sample))]
-    for name in peers:
-        run = peer(name)(source, threads, fixed)
-        systems.append((name, lambda run=run: run(sample)))  # type: ignore[misc]
-    result: dict[str, Any] = {"threads": threads, "systems": [asdict(t) for t in compare(systems, rounds, threads)]}
-    if profile:
-        steps = compiled.profile(*sample.values())
-        result["profile"] = [asdict(s) for s in sorted(steps, key=lambda s: -s.milliseconds)]
-    return result
+    source: Path
+    peers: tuple[str, ...]
+    precision: str
+    calibration: Path | None
+    shapes: Mapping[str, tuple[int, ...]]
+    rounds: int
+    profile: bool
+
+    def measure(self, artifact: Path, threads: int) -> dict[str, Any]:
+        from ...backends.runtime.model import load
+        from ..bench import compare
+        from ..roofline import profile, table
+
+        compiled = load(artifact, threads)
+        sample = random_sample(compiled.inputs, self.shapes)
+        systems: list[tuple[str, Callable[[], object]]] = [("optc", lambda: compiled.run(sample))]
+        for name in self.peers:
+            title, run = self.peer(name, threads, sample)
+            systems.append((title, lambda run=run: run(sample)))  # type: ignore[misc]
+        timings = compare(systems, self.rounds, threads)
+        result: dict[str, Any] = {"threads": threads, "systems": [asdict(t) for t in timings]}
+        if self.profile:
+            found = profile(compiled, sample, self.rounds)
+            result |= {"profile": found.as_dict(), "profile_text": table(found)}
+        return result
+
+    def peer(self, name: str, threads: int, sample: Sample) -> tuple[str, Callable[[Sample], object]]:
+        """The peer in this precision: what it is called, and ready to run."""
+        from ..peers import peer, peer_in
+        from ..peers_int8 import INT8_PEERS, int8_peer
+
+        shapes = {key: array.shape for key, array in sample.items()}
+        title = peer_in(name, self.precision)
+        if title in INT8_PEERS:
+            quantizer = int8_peer(title)
+            path = quantizer.quantized(self.source, self.samples(sample))
+            return title, quantizer.run(path, threads, shapes, copy=False)
+        return title, peer(title)(self.source, threads, shapes, copy=False)
+
+    def samples(self, sample: Sample) -> Sequence[Sample]:
+        """What the peers quantize with: the user's data, or else the one random sample, which tells their speed."""
+        from ...compiler.driver import import_source
+        from ...compiler.options import Options
+        from ..data import open_data, ports_of
+
+        if self.calibration is None:
+            return [sample]
+        data = open_data(self.calibration, ports_of(import_source(self.source, Options())))
+        return list(itertools.islice(data, PEER_SAMPLES))
+
+
+def _table(results: Sequence[Mapping[str, Any]]) -> str:
+    rows = []
+    for result in results:
+        for index, timing in enumerate(result["systems"]):
+            times = [f"{timing[key]:.3f}" for key in ("median_ms", "p90_ms")]
+            ratio = [f"{timing['ratio']:.2f}", f"{timing['low']:.2f}-{timing['high']:.2f}"] if index else ["", ""]
+            rows.append([str(result["threads"]), timing["name"], *times, f"{timing['cpu']:.2f}", *ratio])
+    return table(rows, ["threads", "system", "median ms", "p90 ms", "cpu/wall", "optc/system", "95%"])
