@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import functools
+import re
 import sys
 import tempfile
 import time
@@ -28,16 +29,16 @@ from ..compiler.errors import OptcError
 from ..compiler.options import Options
 from . import conformance
 from .conformance import Arrays
-from .emulator import EmulatedError, Emulator
+from .emulator import EmulatedError, EmulatedModel, Emulator
 from .peers import Sample, onnxruntime_runner
 from .verify import TOLERANCE, compare
 
-SMALL = {
+SMALL: dict[str, dict[str, tuple[int, ...]]] = {
     "ppocr-det": {"x": (1, 3, 96, 96)},
     "ppocr-rec": {"x": (1, 3, 48, 96)},
     "silero-vad-16k-sequence": {"input": (4, 576)},
-    "minilm-l3": dict.fromkeys(("input_ids", "attention_mask"), (1, 16)),
-    "bert-base": dict.fromkeys(("input_ids", "attention_mask", "token_type_ids"), (1, 8)),
+    "minilm-l3": {name: (1, 16) for name in ("input_ids", "attention_mask")},
+    "bert-base": {name: (1, 8) for name in ("input_ids", "attention_mask", "token_type_ids")},
     "gpt2": {"input_ids": (1, 8)},
     **{
         name: {"image": (1, 3, 64, 64)}
@@ -116,6 +117,7 @@ class _Engine:
     def __init__(self, target: str) -> None:
         self.target = target
         self._emulator: Emulator | None = None
+        self._loaded: EmulatedModel | None = None
         self._folder = tempfile.TemporaryDirectory(prefix="optc-arm-")
 
     def __call__(self, model: ModelProto) -> Callable[[Arrays], Arrays]:
@@ -124,7 +126,10 @@ class _Engine:
         if self._emulator is None:
             self._emulator = Emulator(self.target)
             atexit.register(self._emulator.close)
-        loaded = self._emulator.load(path)
+        if self._loaded is not None:
+            self._loaded.close()
+            self._loaded = None
+        loaded = self._loaded = self._emulator.load(path)
         names = [port.name for port in loaded.inputs]
 
         def run(arrays: Arrays) -> Arrays:
@@ -133,7 +138,7 @@ class _Engine:
             except EmulatedError as error:
                 if error.status is None and self._emulator is not None:
                     self._emulator.close()
-                    self._emulator = None
+                    self._emulator = self._loaded = None
                 raise
 
         return run
@@ -141,8 +146,6 @@ class _Engine:
 
 def check_nodes(target: str, pattern: str = "", every: int = 1, jobs: int = 1) -> list[conformance.Result]:
     """Every n-th node test whose name matches, on `target`."""
-    import re
-
     conformance.ENGINES[target] = functools.cache(_Engine)(target)
     wanted = re.compile(pattern)
     cases = [c for c in conformance.node_cases() if not c.excluded and wanted.search(c.name)][::every]
