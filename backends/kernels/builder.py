@@ -259,10 +259,11 @@ class KernelBuilder:
         size = i64(count) * itemsize(str(target.dtype))
         self._memory("memset", address(target, at), tirx.Cast("int32", byte), size)
 
-    def prefetch(self, source: Any, offset: Dim, locality: int = 3) -> None:
-        """Asks for the cache line of an element, which may lie beyond the view; 3: into all caches, 2: L2 and up."""
+    def prefetch(self, source: Any, offset: Dim, locality: int = 3, write: bool = False) -> None:
+        """Asks for the cache line of an element, which may lie beyond the view; 3: into all caches, 2: L2 and up.
+        `write`: in a state that can be written."""
         access = address(source, offset)
-        self.emit(tirx.Evaluate(Call("tirx.prefetch", [access, 0, locality, 1], ret_ty="void")))
+        self.emit(tirx.Evaluate(Call("tirx.prefetch", [access, int(write), locality, 1], ret_ty="void")))
 
     def _memory(self, function: str, *args: Expr) -> None:
         self.emit(tirx.Evaluate(tirx.call_extern(PointerType(PrimType("void")), function, *args)))

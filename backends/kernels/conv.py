@@ -165,18 +165,21 @@ def plans(spec: ConvSpec, target: Target, arithmetic: Arithmetic = F32) -> Itera
             else:
                 strips = -(-strips // workers) * workers
         strip = max(th, -(-height // strips // th) * th)
-        yield ConvPlan(tile, th, tw, strip, groups, workers, steps_ahead(tile, weights, target), taps, clip)
+        ahead = steps_ahead(tile, spec.c_in // spec.group * int(product(g.kernel)), weights, target, taps)
+        yield ConvPlan(tile, th, tw, strip, groups, workers, ahead, taps, clip)
 
 
 def pack_weights(array: np.ndarray, spec: ConvSpec, plan: ConvPlan | MatmulPlan) -> np.ndarray:
-    """Weights [c_out, c_in / group, kernel...] as [group, panels, steps, panel * depth]; zero beyond c_out."""
+    """Weights [c_out, c_in / group, kernel...] as [group, panels, steps, panel * depth]; zero beyond c_out. Taps that
+    are walked side by side take turns."""
     if isinstance(plan, MatmulPlan):
         return matmul.pack_weights(array.reshape(spec.c_out, spec.c_in), _as_matmul(spec, flat=True), plan)
-    each, (runs, length) = spec.c_out // spec.group, spec.runs
+    each, (runs, length), lines = spec.c_out // spec.group, spec.runs, int(product(spec.kernel[:-1]))
     columns = np.moveaxis(array, 1, -1).reshape(spec.group, each, runs, length)
     packed = matmul.pack_panels(np.moveaxis(columns, 2, 1), plan.tile)
     group, _, panels, steps, width = packed.shape
-    return np.ascontiguousarray(np.moveaxis(packed, 1, 2)).reshape(group, panels, runs * steps, width)
+    rows = np.moveaxis(packed, 1, 2).reshape(group, panels, -1, plan.taps, runs * steps // lines // plan.taps, width)
+    return np.ascontiguousarray(rows.swapaxes(3, 4)).reshape(group, panels, runs * steps, width)
 
 
 def build(
@@ -377,7 +380,7 @@ def _strip(
         run = Run((planes, lines), length)
     else:
         run = Run((planes, lines, (g.kernel[2], g.dilations[2] * c)), length)
-    run = replace(run, slack=scratch is not None)
+    run = replace(run, slack=scratch is not None and plan.tile.arithmetic.sum != "float32")
     each = spec.c_out // spec.group
     panels, steps, width = _panels(spec, plan.tile)
     per_part = -(-panels // plan.groups)

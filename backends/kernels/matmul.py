@@ -35,12 +35,14 @@ from .builder import (
 )
 from .tile import (
     F32,
+    LINE_BYTES,
     Arithmetic,
     Output,
     Panels,
     RegisterTile,
     Rows,
     Run,
+    is_near,
     row_tiles,
     steps_ahead,
     tile_to_output,
@@ -89,8 +91,9 @@ class MatmulSpec:
 @dataclass(frozen=True)
 class MatmulPlan:
     """`row_block` rows of A (a multiple of the tile's) stay in L2 while the panels of B pass; `groups` parts of the
-    panels are separate tasks; panels are fetched `ahead` steps of k before their use (0: not); `workers` tasks at a
-    time have scratch memory where the arithmetic copies A."""
+    panels are separate tasks; panels are fetched `ahead` steps of k before their use (0: not), A's rows `a_ahead`
+    elements; `workers` tasks at a time have scratch memory where the arithmetic copies A; `touch`: lines of the output
+    and of a residual are fetched before they are used."""
 
     tile: RegisterTile
     row_block: int
@@ -98,6 +101,8 @@ class MatmulPlan:
     parallel: bool
     ahead: int = 0
     workers: int = 1
+    a_ahead: int = 0
+    touch: bool = False
 
 
 def guess(dim: Dim) -> int:
@@ -119,8 +124,15 @@ def plans(spec: MatmulSpec, target: Target, arithmetic: Arithmetic = F32) -> Ite
         batch, row_tiles_ = guess(product(spec.batch)), -(-guess(spec.m) // tile.rows)
         panels = -(-guess(spec.n) // tile.panel)
         parallel = macs >= PARALLEL_MACS * arithmetic.depth and target.num_cores > 1
+        depth, weights = guess(spec.k), b_size * guess(spec.k) * guess(spec.n)
+        a_ahead, touch = 0, False
+        if arithmetic == F32:
+            a_ahead = _elements_ahead(spec, tile, target)
+            touch = 4 * guess(spec.m) * (guess(spec.n) + depth) + weights > target.l2 // 2
+            if touch and weights <= target.l2 // 4:
+                fit = max(1, target.l2 // 8 // (4 * (guess(spec.n) + depth) * tile.rows))
         blocks = -(-row_tiles_ // fit)
-        ahead = steps_ahead(tile, b_size * guess(spec.k) * guess(spec.n), target) if spec.constant_b else 0
+        ahead = steps_ahead(tile, depth, weights, target) if spec.constant_b else 0
         groups = 1
         if parallel:
             wanted = -(-target.num_cores // batch)
@@ -131,7 +143,15 @@ def plans(spec: MatmulSpec, target: Target, arithmetic: Arithmetic = F32) -> Ite
             elif panels >= wanted:
                 groups = wanted
         workers = target.num_cores if parallel else 1
-        yield MatmulPlan(tile, -(-row_tiles_ // blocks) * tile.rows, groups, parallel, ahead, workers)
+        yield MatmulPlan(tile, -(-row_tiles_ // blocks) * tile.rows, groups, parallel, ahead, workers, a_ahead, touch)
+
+
+def _elements_ahead(spec: MatmulSpec, tile: RegisterTile, target: Target) -> int:
+    """How far ahead A is fetched: where L1 holds the rows of two tiles, the next tile's rows; else their next line."""
+    k = static(spec.k)
+    if spec.trans_a or k is None or k < LINE_BYTES // 4:
+        return 0
+    return tile.rows * k if is_near(tile, k, target) else LINE_BYTES // 4
 
 
 def packed_shape(spec: MatmulSpec, plan: MatmulPlan) -> tuple[Dim, Dim, int]:
@@ -190,7 +210,7 @@ def build(
         params = [a, b, *extra, y, workspace]
         panels_of_b = kb.flat(workspace)
         _pack(kb, spec, plan, kb.flat(b), panels_of_b)
-    output = Output(kb.flat(y), spec.n, epilogue, spec.n)
+    output = Output(kb.flat(y), spec.n, epilogue, spec.n, plan.touch)
     _multiply(kb, spec, plan, kb.flat(a), panels_of_b, output, scratch)
     return kb.finish(params)
 
@@ -258,7 +278,8 @@ def _multiply(
 
             def one(start: Dim, count: int) -> None:
                 steps = (1, m) if spec.trans_a else (k, 1)
-                rows = Rows(base + (start - start_row) * steps[0], [i * steps[0] for i in range(count)])
+                offsets = [i * steps[0] for i in range(count)]
+                rows = Rows(base + (start - start_row) * steps[0], offsets, plan.a_ahead)
                 out_rows = [kb.let(outer * m + start, "out_row") + i for i in range(count)]
                 tile_to_output(
                     kb, replace(plan.tile, rows=count), source, rows, Run((), k, steps[1], slack=scratch is not None),

@@ -33,9 +33,13 @@ from .builder import (
 
 L2_BYTES_PER_CYCLE = 20.0
 """What a core gets from its L2 in practice while it computes."""
-AHEAD_BYTES = 8 << 10
-"""How far before its use a panel that comes from beyond L2 is fetched."""
+AHEAD_BYTES, AHEAD_BYTES_IN_L2 = 8 << 10, 4 << 10
+"""How far before its use a panel is fetched that comes from beyond L2, and from L2."""
 LINE_BYTES = 64
+B_LINE_CYCLES, A_LINE_CYCLES, A_LINE_CYCLES_NEAR = 0.75, 3.2, 1.25
+"""What lines that come from L2 cost although they are fetched ahead, for filling L1 takes turns with the loads: of B;
+of A where the next line of a row is fetched, which comes late at the start of each tile; of A where it is the line of
+the next tile."""
 
 
 @dataclass(frozen=True)
@@ -121,24 +125,34 @@ class RegisterTile:
         held = taps * self.vectors + 1 if taps * self.vectors > 1 else 1
         return self.rows * self.vectors + held + self.arithmetic.scratch <= target.registers
 
-    def cycles(self, far: bool = False, reads: float | None = None) -> float:
+    def cycles(self, far: bool = False, reads: float | None = None, near: bool = False) -> float:
         """Cycles per step: the work on accumulators, two loads a cycle, and the chain through each accumulator.
 
         `far`: panels do not stay in L1, so that a row of one comes from L2. `reads`: elements of A a step, if rows
-        share them.
+        share them, which then mostly lie in L1 already. `near`: L1 holds the rows of two tiles.
         """
         operands = (self.rows if reads is None else reads) + self.vectors
         work = self.rows * self.vectors * self.arithmetic.cost + self.vectors * self.arithmetic.prepare
-        fetch = self.arithmetic.lane_bytes * self.panel / L2_BYTES_PER_CYCLE if far else 0.0
-        return max(work, operands / 2, fetch, self.arithmetic.latency) + 0.2
+        panel = self.arithmetic.lane_bytes * self.panel if far else 0.0
+        lines = 0.0
+        if reads is None:
+            row = self.arithmetic.depth * itemsize(self.arithmetic.held)
+            lines = panel / LINE_BYTES * B_LINE_CYCLES
+            lines += self.rows * row / LINE_BYTES * (A_LINE_CYCLES_NEAR if near else A_LINE_CYCLES)
+        return max(work, operands / 2, panel / L2_BYTES_PER_CYCLE, self.arithmetic.latency) + lines + 0.2
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Where the rows of a tile lie in A: element offset of row i is `base + offsets[i]`; `offsets` are cheap to add."""
+    """Where the rows of a tile lie in A: element offset of row i is `base + offsets[i]`; `offsets` are cheap to add.
+
+    While a line of a row is used, the one `ahead` elements from it is fetched into L1 (0: none). The processor does not
+    do so early enough by itself: its queue is full of additions that wait for their turn.
+    """
 
     base: Dim
     offsets: Sequence[Dim]
+    ahead: int = 0
 
 
 @dataclass(frozen=True)
@@ -146,11 +160,12 @@ class Run:
     """The walk along k: loops `(extent, stride in A)` around `length` elements of A, `step` apart; B runs on.
 
     `taps` such stretches, `apart` elements from each other in A, are walked side by side: an element that several rows
-    read, because the windows of a convolution overlap, is read once for all of them.
+    read, because the windows of a convolution overlap, is read once for all of them. In B their rows take turns.
 
     Where A ends, only some of this exists, and the rest counts as zeros: of the innermost outer loop `count` turns from
     `first` on (`turns`), of a step the elements with offsets from `begin` to before `end` (`span`). With `slack` A may
-    be read beyond the end of a stretch, where B is zero, so that all steps are whole ones.
+    be read beyond the end of a stretch, where B is zero, so that all steps are whole ones: right for integers, of which
+    none times zero is not zero.
     """
 
     outer: tuple[tuple[int, Dim], ...]
@@ -178,7 +193,7 @@ class Run:
 @dataclass(frozen=True)
 class Panels:
     """A panel of B: its first element in a flat view, the elements from one step to the next, and how many steps ahead
-    it is fetched into L2 (0: not)."""
+    it is fetched into L1 (0: not)."""
 
     view: Expr
     base: Dim
@@ -207,12 +222,14 @@ def register_tile(
             kb.store(acc, at(i, j), splat(tirx.const(0, kind.sum), lanes), lanes)
 
     readers = run.readers(rows.offsets)
+    per_line = LINE_BYTES // itemsize(kind.held) // kind.depth
 
     def step(a_at: Dim, k: Dim, depth: int) -> None:
+        at_rows = [b.base + (k * run.taps + tap) * b.pitch for tap in range(run.taps)]
         if b.ahead:
-            for j in range(0, tile.panel * kind.depth, LINE_BYTES // itemsize(kind.b)):
-                kb.prefetch(b.view, b.base + ((k + b.ahead) * b.pitch + j), locality=2)
-        at_rows = [b.base + (k + tap * kind.steps(run.length)) * b.pitch for tap in range(run.taps)]
+            for row in at_rows:
+                for j in range(0, tile.panel * kind.depth, LINE_BYTES // itemsize(kind.b)):
+                    kb.prefetch(b.view, row + (b.ahead * run.taps * b.pitch + j))
         columns = [[kind.column(kb, b.view, row + j * lanes * kind.depth, lanes) for j in range(tile.vectors)]
                    for row in at_rows]  # fmt: skip
         for offset, users in readers:
@@ -231,9 +248,17 @@ def register_tile(
                 walk(level + 1, a_at + t * stride, done * extent + t)
             return
         length = known(run.length)
-        start = done * (kind.steps(length) * run.taps)
+        start = done * kind.steps(length)
         whole = kind.steps(length) if run.slack or kind.depth == 1 else floordiv(length, kind.depth)
-        with kb.loop(whole, "k") as k:
+        lines = floordiv(whole, per_line) if rows.ahead else 0
+        with kb.loop(lines, "line") as line:
+            first = kb.let(line * per_line, "first")
+            for offset, _ in readers:
+                kb.prefetch(a, a_at + first * kind.depth + offset + rows.ahead)
+            with kb.loop(per_line, "k") as k:
+                step(a_at + (first + k) * (run.step * kind.depth), start + (first + k), kind.depth)
+        with kb.loop(whole - lines * per_line, "k") as k:
+            k = k + lines * per_line
             step(a_at + k * (run.step * kind.depth), start + k, kind.depth)
         if kind.depth > 1 and length % kind.depth and not run.slack:
             step(a_at + whole * kind.depth, start + whole, length % kind.depth)
@@ -267,12 +292,28 @@ def store_lanes(
 
 @dataclass(frozen=True)
 class Output:
-    """Where a tile goes: a flat view with rows `pitch` apart, of which `columns` are written, through the epilogue."""
+    """Where a tile goes: a flat view with rows `pitch` apart, of which `columns` are written, through the epilogue.
+
+    `touch`: the lines that a tile will write, and those of a residual that it will read, are fetched before its sums
+    are computed, for tensors that do not stay in L2.
+    """
 
     view: Expr
     columns: Dim
     epilogue: Epilogue | None
     pitch: Dim
+    touch: bool = False
+
+    def fetch(self, kb: KernelBuilder, rows: Sequence[Dim], indices: Callable[[Dim], Sequence[Expr]], at: Dim,
+              count: int) -> None:  # fmt: skip
+        """Fetches `count` columns from `at` on of these rows."""
+        full = [b for b in self.epilogue.buffers if len(b.shape) == 2] if self.epilogue and self.epilogue.flat else []
+        for i, row in enumerate(rows):
+            for column in range(0, count, LINE_BYTES // itemsize(str(self.view.dtype))):
+                kb.prefetch(self.view, row * self.pitch + at + column, write=True)
+            for operand in full:
+                for column in range(0, count, LINE_BYTES // itemsize(str(operand.dtype))):
+                    kb.prefetch(kb.flat(operand), indices(i)[0] * self.pitch + at + column)
 
 
 def tile_to_output(
@@ -296,6 +337,8 @@ def tile_to_output(
     columns = known(output.columns)
     panels = ceildiv(columns, tile.panel)
     sums: dict[tuple[int, int], Expr] = {}
+    if output.touch:
+        output.fetch(kb, out_rows, indices, panel * tile.panel + first_column, tile.panel)
     register_tile(kb, tile, a, rows, run, b, lambda i, j, value: sums.__setitem__((i, j), value))
 
     def put(i: Dim, column: Dim, value: Expr, count: int, lanes: int) -> None:
@@ -357,13 +400,14 @@ def tiles(
     by estimate first."""
     found: dict[RegisterTile, float] = {}
     whole, columns = max(1, rows) if rows is not None else 1 << 12, max(1, columns)
+    in_l2 = columns * depth * itemsize(arithmetic.b) <= target.l2
     for vectors in range(1, min(6, -(-columns // target.lanes)) + 1):
         far = is_far(RegisterTile(1, vectors, target.lanes, arithmetic), depth, target)
         for most in range(1, min(most_rows, whole) + 1):
             blocks = -(-whole // most)
             tile = RegisterTile(-(-whole // blocks), vectors, target.lanes, arithmetic)
             if tile.fits(target):
-                found[tile] = estimate(tile, whole, columns, far)
+                found[tile] = estimate(tile, whole, columns, far, in_l2 and is_near(tile, depth, target))
     return tuple(sorted(found, key=lambda t: (found[t], -t.rows)))
 
 
@@ -372,16 +416,24 @@ def is_far(tile: RegisterTile, depth: int, target: Target) -> bool:
     return itemsize(tile.arithmetic.b) * tile.panel * depth > target.l1 // 2
 
 
-def steps_ahead(tile: RegisterTile, b_bytes: int, target: Target) -> int:
-    """How many steps ahead to fetch panels of a B of this size: none if B fits L2."""
-    return AHEAD_BYTES // (tile.arithmetic.lane_bytes * tile.panel) if b_bytes > target.l2 // 2 else 0
+def is_near(tile: RegisterTile, depth: int, target: Target) -> bool:
+    """Whether L1 holds the rows of this tile and of the next, beside a panel."""
+    return 2 * itemsize(tile.arithmetic.held) * tile.rows * depth <= 0.6 * target.l1
 
 
-def estimate(tile: RegisterTile, rows: int, columns: int, far: bool) -> float:
-    """Cycles per step of k over a whole matrix."""
+def steps_ahead(tile: RegisterTile, depth: int, b_bytes: int, target: Target, taps: int = 1) -> int:
+    """How many steps ahead to fetch panels of `depth` products a sum, of a B of this size: none if they stay in L1."""
+    step = tile.arithmetic.lane_bytes * tile.panel * taps
+    if b_bytes > target.l2 // 2:
+        return AHEAD_BYTES // step
+    return AHEAD_BYTES_IN_L2 // step if is_far(tile, depth, target) else 0
+
+
+def estimate(tile: RegisterTile, rows: int, columns: int, far: bool, near: bool) -> float:
+    """Cycles per step of k over a whole matrix (see RegisterTile.cycles)."""
     full, rest = divmod(rows, tile.rows)
-    per_panel = full * tile.cycles(far)
-    per_panel += replace(tile, rows=rest).cycles(far) if rest else 0.0
+    per_panel = full * tile.cycles(far, near=near)
+    per_panel += replace(tile, rows=rest).cycles(far, near=near) if rest else 0.0
     return -(-columns // tile.panel) * per_panel
 
 
