@@ -30,6 +30,7 @@ class Client:
     def __init__(self, target: Target) -> None:
         self._target = target
         self._process: subprocess.Popen[str] | None = None
+        self._fresh = True
         self.generation = 0
         """How many workers were started: what an earlier one built is gone."""
 
@@ -47,12 +48,11 @@ class Client:
 
     def send(self, request: dict[str, Any], limit: float) -> None:
         """The first half of `ask`: the worker begins."""
-        fresh = self._process is None or self._process.poll() is not None
-        if fresh:
-            self._start()
+        self.start()
         assert self._process is not None
         assert self._process.stdin is not None
-        line = json.dumps(request | {"limit": limit + START_SECONDS * fresh})
+        line = json.dumps(request | {"limit": limit + START_SECONDS * self._fresh})
+        self._fresh = False
         with contextlib.suppress(BrokenPipeError):  # it died; receive() tells how
             self._process.stdin.write(line + "\n")
             self._process.stdin.flush()
@@ -74,9 +74,18 @@ class Client:
         """The worker's process id, if it was started."""
         return None if self._process is None else self._process.pid
 
-    def _start(self) -> None:
+    @property
+    def alive(self) -> bool:
+        """Whether there is a worker that still runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Starts a worker unless one runs."""
+        if self.alive:
+            return
         self.close()
         self.generation += 1
+        self._fresh = True
         path = os.pathsep.join(p or os.getcwd() for p in sys.path)  # the package is where this process found it
         self._process = subprocess.Popen(
             [sys.executable, "-m", f"{PACKAGE}.worker"],

@@ -34,6 +34,7 @@ MOST_BYTES = 64 << 20
 """...but no more than this, unless there is only one."""
 SAMPLE_SECONDS = 5e-4
 """A sample takes at least so long, so that clocks and calls do not count."""
+FEWEST_ROUNDS = 6
 TOLERANCE = 0.02
 """Floats of two kernels may differ by this share of the largest: a check against blunders, no test of accuracy."""
 
@@ -49,7 +50,7 @@ class Built:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds a call of each took at best, and the median ratio of second to first over rounds."""
+    """Seconds a call of each took at best, and the median ratio of second to first over quiet rounds."""
 
     first: float
     second: float
@@ -130,17 +131,21 @@ def same_results(first: Built, second: Built) -> bool:
 
 
 def compare(first: Built, second: Built, seconds: float) -> Timing:
-    """Times two kernels in turns for about so many seconds, at least five rounds."""
+    """Times two kernels in turns for about so many seconds, at least FEWEST_ROUNDS rounds."""
     loops = [itertools.cycle(built.calls) for built in (first, second)]
     warm = [_sample(loop, len(built.calls)) for loop, built in zip(loops, (first, second), strict=True)]
     repeats = [max(1, math.ceil(SAMPLE_SECONDS / max(w, 1e-9))) for w in warm]
-    samples: list[tuple[float, float]] = []
+    rounds: list[tuple[float, float]] = []
     deadline = time.perf_counter() + seconds
-    while len(samples) < 5 or time.perf_counter() < deadline:
-        pair = [_sample(loop, count) for loop, count in zip(loops, repeats, strict=True)]
-        samples.append((pair[0], pair[1]))
-    ratio = statistics.median(b / a for a, b in samples)
-    return Timing(min(a for a, _ in samples), min(b for _, b in samples), ratio)
+    while len(rounds) < FEWEST_ROUNDS or time.perf_counter() < deadline:
+        order = (0, 1) if len(rounds) % 2 else (1, 0)
+        took = {which: _sample(loops[which], repeats[which]) for which in order}
+        rounds.append((took[0], took[1]))
+    best = (min(a for a, _ in rounds), min(b for _, b in rounds))
+    # Other processes only ever add time: rounds that both kernels went through fast were disturbed least.
+    rounds.sort(key=lambda pair: pair[0] / best[0] + pair[1] / best[1])
+    quiet = rounds[: max(FEWEST_ROUNDS // 2, len(rounds) // 4)]
+    return Timing(*best, statistics.median(b / a for a, b in quiet))
 
 
 def _sample(calls: Iterator[Callable[[], None]], repeat: int) -> float:
