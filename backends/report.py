@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from typing import Any
+from typing import Any, NamedTuple
 
 Cells = Sequence[object]
 
@@ -25,15 +25,26 @@ code { font-size: 0.8125rem; overflow-wrap: anywhere; }
 """
 
 
-def page(manifest: Mapping[str, Any], sizes: Mapping[str, int], times: Sequence[tuple[str, float]] = ()) -> str:
-    """The page of an artifact: its manifest, bytes by part, and (step, milliseconds) if it was run here."""
+class Timed(NamedTuple):
+    """What a step took here; with a roofline, its rate, what binds it, and the share of that ceiling it reaches."""
+
+    step: str
+    milliseconds: float
+    rate: str = ""
+    bound: str = ""
+    share: float | None = None
+
+
+def page(manifest: Mapping[str, Any], sizes: Mapping[str, int], times: Sequence[Timed] = (), ceilings: str = "") -> str:
+    """The page of an artifact: its manifest, bytes by part, and if it was run here the times of all steps and the
+    ceilings of this machine that they are held against."""
     summary = manifest["summary"]
     title = f"{summary['model']} for {summary['target']}"
     body = [
         f"<h1>{escape(title)}</h1>",
         _facts(manifest, sizes),
         _section("Graph", _graph(summary)),
-        _section("Code", _steps(manifest, times)),
+        _section("Code", _steps(manifest, times, ceilings)),
         _section("Error by layer", _error(manifest.get("quantization"))),
         _section("Size", _sizes(sizes)),
         _section("Notes", _list(summary["notes"])),
@@ -73,18 +84,25 @@ def _graph(summary: Mapping[str, Any]) -> str:
     return "".join(parts)
 
 
-def _steps(manifest: Mapping[str, Any], times: Sequence[tuple[str, float]]) -> str:
+def _steps(manifest: Mapping[str, Any], times: Sequence[Timed], ceilings: str) -> str:
     names = manifest["steps"]
     kernels = kernels_of(names, manifest["kernels"])
-    timed = [t for _, t in times] if [n for n, _ in times] == list(names) else []
-    total = sum(timed) or 1.0
+    timed = times if [t.step for t in times] == list(names) else []
+    roofline = any(t.share is not None for t in timed)
+    total = sum(t.milliseconds for t in timed) or 1.0
     rows: list[Cells] = []
     for index, (name, made) in enumerate(zip(names, kernels, strict=True)):
         cells: list[object] = [index, name, _Code(made)]
-        rows.append([*cells, f"{timed[index]:.3f}", _Share(timed[index] / total)] if timed else cells)
+        if timed:
+            cells += [f"{timed[index].milliseconds:.3f}", _Share(timed[index].milliseconds / total)]
+        if roofline:
+            one = timed[index]
+            cells += [one.rate, one.bound, _Share(one.share) if one.share is not None else ""]
+        rows.append(cells)
     header = ["step", "computes", "made by", *(["ms", "of the time"] if timed else [])]
+    header += ["rate", "bound by", "of the ceiling"] if roofline else []
     what = f"Steps of a run, {total:.3f} ms in all on this machine" if timed else "Steps of a run"
-    return _table(what, header, rows)
+    return _table(f"{what}; ceilings: {ceilings}" if ceilings else what, header, rows)
 
 
 def kernels_of(steps: Sequence[str], kernels: Mapping[str, str]) -> list[str]:

@@ -176,7 +176,7 @@ def table(found: Profile, top: int | None = None) -> str:
     for step in sorted(found.steps, key=lambda s: -s.milliseconds)[:top]:
         reached = f"{step.share:.0%}" if step.bound else ""
         lines.append(
-            f"{step.milliseconds:9.4f} {step.milliseconds / total:6.1%} {_rate(step):>13} {step.bound or '-':>8} "
+            f"{step.milliseconds:9.4f} {step.milliseconds / total:6.1%} {rate(step):>13} {step.bound or '-':>8} "
             f"{reached:>10}  {step.name}  [{step.made_by.split(' ')[0] or 'C'}]"
         )
     lines.append(f"{total:9.4f} ms in {len(found.steps)} steps, {found.threads} thread(s): {_shares(found)}")
@@ -184,7 +184,8 @@ def table(found: Profile, top: int | None = None) -> str:
     return "\n".join(lines)
 
 
-def _rate(step: Step) -> str:
+def rate(step: Step) -> str:
+    """What a step does a second of what binds it, e.g. "120 GFLOP/s"."""
     seconds = max(step.milliseconds, 1e-6) / 1e3
     if step.bound in UNITS:
         return f"{2 * step.macs / seconds / 1e9:.0f} G{'FLOP' if step.kind != 'int8' else 'OP'}/s"

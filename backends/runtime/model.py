@@ -218,6 +218,11 @@ class Model:
         context = self._idle[0] if self._idle else self._new_context()
         return int(self._library.num_threads(context.handle))
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each part of the artifact."""
+        return self._artifact.sizes
+
     def summary(self) -> str:
         """What the compiler did and what to expect, as text."""
         found = self.manifest.get("summary", "")
@@ -232,9 +237,9 @@ class Model:
 
         Raises ArtifactError if it cannot be written, ShapeError if the inputs do not fit.
         """
-        from ..report import page
+        from ..report import Timed, page
 
-        times = [] if inputs is None else [(t.name, t.milliseconds) for t in self.profile(**inputs)]
+        times = [] if inputs is None else [Timed(t.name, t.milliseconds) for t in self.profile(**inputs)]
         with atomic_file(Path(path)) as file:
             file.write(page(self.manifest, self._artifact.sizes, times).encode())
 

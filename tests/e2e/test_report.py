@@ -71,6 +71,17 @@ def test_the_page_holds_the_facts_and_loads_nothing(cli: Cli, artifact: Path, tm
     assert "Accuracy budget of 10.00%" in html
 
 
+def test_a_profile_puts_rooflines_beside_the_times(cli: Cli, artifact: Path, tmp_path: Path) -> None:
+    out = tmp_path / "report.html"
+    code, _, err = cli("report", artifact, "-o", out, "--shape", "image=1x1x28x28", "--profile")
+    assert code == 0, err
+    found = Page(out.read_text())
+    assert not found.open
+    assert {"rate", "bound by", "of the ceiling"} <= set(found.cells)
+    assert any(cell in ("int8", "f32", "L2") for cell in found.cells)
+    assert any("ceilings: " in cell and "GFLOP/s" in cell for cell in found.cells)
+
+
 def test_without_sizes_of_free_dims_there_are_no_times(artifact: Path, tmp_path: Path) -> None:
     out = tmp_path / "r.html"
     optc.load(artifact).report(out)

@@ -1,18 +1,23 @@
 """Write what is known about an artifact as one HTML page: graph, kernels, times, sizes, and int8's error by layer.
 
-Example: optc report model.optc -o report.html
+Examples: optc report model.optc -o report.html / optc report model.optc --profile (times beside rooflines)
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
+import numpy as np
 import typer
 
 from ...compiler.errors import ShapeError
 from ..data import parse_shapes, random_sample
 from .common import Json, Printer, Quiet, Shapes
+
+if TYPE_CHECKING:
+    from ...backends.runtime.model import Model
 
 
 def command(
@@ -21,6 +26,7 @@ def command(
         Path | None, typer.Option("--output", "-o", help="Default: the artifact's name with .html.")
     ] = None,
     shape: Shapes = None,
+    profile: Annotated[bool, typer.Option("--profile", help="Each step beside its roofline on this machine.")] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -39,11 +45,26 @@ def command(
     else:
         try:
             sample = random_sample(model.inputs, parse_shapes(shape or []))
-            model.report(out, sample)
+            if profile:
+                _profiled(model, sample, out)
+            else:
+                model.report(out, sample)
         except ShapeError as error:
-            if shape:
+            if shape or profile:
                 raise
             note = f"no times: {error.message}"
             model.report(out)
     text = f"written to {out}" + (f" ({note})" if note else "")
     Printer(json, quiet).show(text, {"report": str(out), "note": note})
+
+
+def _profiled(model: Model, sample: Mapping[str, np.ndarray], out: Path) -> None:
+    """The page with each step's share of the ceiling that binds it."""
+    from ...backends.report import Timed, page
+    from ...backends.runtime.artifact import atomic_file
+    from ..roofline import ceilings_text, profile, rate
+
+    found = profile(model, sample)
+    times = [Timed(s.name, s.milliseconds, rate(s), s.bound, s.share if s.bound else None) for s in found.steps]
+    with atomic_file(out) as file:
+        file.write(page(model.manifest, model.sizes, times, ceilings_text(found.ceilings)).encode())
