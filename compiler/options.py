@@ -30,6 +30,9 @@ class Options:
     `int8` quantizes by ranges chosen by `calibration_method`; `accuracy_budget` is the share of the float model's
     score that int8 may cost (0.005: half a percent); `weights` is a spec of weight-only compression. `bf16` stores what
     is between products in bfloat16 and multiplies in it (see passes/precision.py); with `int8`, what stays in floats.
+
+    `db` is a tuning database that says which kernels are fast, `tune` measures kernels first and adds them to it. The
+    artifact depends on what the database says, not on where it lies.
     """
 
     target: str = "cpu"
@@ -43,6 +46,8 @@ class Options:
     calibration_method: str = "auto"
     accuracy_budget: float | None = None
     weights: str | None = None
+    tune: bool = False
+    db: str | None = None
 
     def check(self) -> None:
         """Raises UnsupportedError for what this version has not yet, UsageError for values out of range."""
@@ -58,11 +63,13 @@ class Options:
             raise UsageError("threads must not be negative", found=self.threads)
 
     def text(self) -> str:
-        """All options as one line of JSON, part of the cache key and the manifest."""
+        """The options as one line of JSON, part of the cache key."""
         return json.dumps(self.as_dict(), sort_keys=True)
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"shapes": {k: list(v) for k, v in sorted(self.shapes.items())}}
+        """What an artifact depends on, for its manifest: all but `tune` and `db`."""
+        kept = {k: v for k, v in asdict(self).items() if k not in ("tune", "db")}
+        return kept | {"shapes": {k: list(v) for k, v in sorted(self.shapes.items())}}
 
 
 @dataclass(frozen=True)

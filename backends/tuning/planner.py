@@ -28,6 +28,11 @@ class Tuned:
         """A planner that knows what the database says of this target."""
         return Tuned(database.scores(Setting.of(target)))
 
+    @property
+    def note(self) -> str:
+        """For the summary: how much the database knew."""
+        return f"tuned: {self.chosen['measured']} of {sum(self.chosen.values())} regions were measured"
+
     def choose(self, choice: Choice) -> Candidate:
         first = next(choice.candidates())
         known = self._scores.get(region_key(region_text(choice.region)), []) if self._scores else []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from ...compiler.errors import UnsupportedError, UsageError
@@ -11,7 +10,7 @@ from ...compiler.ir import Graph
 from ..fallback import Fallback
 from ..runtime.host import host_features
 from ..target import Target
-from .database import Database
+from .database import Database, Setting
 from .planner import Tuned
 from .tasks import Collector, Task
 from .tuner import Limits, Outcome, Say, tune
@@ -26,26 +25,26 @@ def default_path() -> Path:
     return folder / "tuning.db"
 
 
-@dataclass(frozen=True)
-class Request:
-    """What a compilation asks of a database at `path`: to be tuned within `limits` first, or only to be read."""
-
-    path: Path
-    limits: Limits | None = None
+def planner_for(target: Target, path: Path) -> Tuned:
+    """A planner that knows what the database at `path` says. Raises DatabaseError if it cannot be used."""
+    with Database(path) as database:
+        return Tuned.of(database, target)
 
 
-def planner_for(graph: Graph, target: Target, request: Request, say: Say) -> tuple[Tuned, Outcome | None]:
-    """A planner for an optimized graph; what tuning did, if it was asked for.
+def known_of(target: Target, path: Path) -> str:
+    """A digest of what a compilation for `target` may learn from the database at `path`."""
+    with Database(path) as database:
+        return database.digest(Setting.of(target))
+
+
+def tune_graph(graph: Graph, target: Target, path: Path, limits: Limits, say: Say) -> Outcome:
+    """Measures kernels for an optimized graph; the database at `path` is made if there is none.
 
     Raises DatabaseError for a database that cannot be used, UnsupportedError where this machine cannot measure.
     """
-    if request.limits is None:
-        with Database(request.path) as database:
-            return Tuned.of(database, target), None
     check_host(target)
-    with Database(request.path, create=True) as database:
-        outcome = tune(tasks_of(graph, target), target, database, request.limits, say)
-        return Tuned.of(database, target), outcome
+    with Database(path, create=True) as database:
+        return tune(tasks_of(graph, target), target, database, limits, say)
 
 
 def tasks_of(graph: Graph, target: Target) -> dict[Task, int]:
