@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union, cast
 
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     import onnx
 
     from ..backends.runtime.model import Model
+    from ..backends.target import Target
+    from ..backends.tuning.planner import Tuned
+    from ..backends.tuning.tuner import Outcome
+    from ..passes.base import PassContext
     from ..passes.quantization.report import QuantizeReport
 
 Source = Union[str, "os.PathLike[str]", bytes, "onnx.ModelProto"]
@@ -45,6 +49,8 @@ def compile(
     accuracy_budget: float | None = None,
     metric: Metric | None = None,
     weights: str | None = None,
+    tune: bool = False,
+    db: str | os.PathLike[str] | None = None,
     cache: bool = True,
     progress: Progress | None = None,
 ) -> Model:
@@ -59,19 +65,83 @@ def compile(
     how often the outputs agree. `bf16` computes products in bfloat16, on targets that multiply it. `fp16` is not in this
     version: UnsupportedError.
 
+    `db` is a tuning database, whose fastest kernels are taken; `tune` first measures kernels of this model on this
+    machine for up to two minutes and adds them to it (default: a database in the cache folder).
+
     Raises the errors of optc.compiler.errors.
     """
     from ..backends.runtime.model import load
 
-    fixed = {name: tuple(int(d) for d in shape) for name, shape in (shapes or {}).items()}
     options = Options(
-        target, fixed, threads, fallback, prune, int8, bf16, fp16, calibration_method, accuracy_budget, weights
-    )
-    data = _calibration(calibration, metric) if int8 else None
-    if data is None and (calibration is not None or metric is not None):
-        raise UsageError("calibration data and a metric serve int8 only", hint="Pass int8=True.")
+        target, _fixed(shapes), threads, fallback, prune, int8, bf16, fp16, calibration_method, accuracy_budget,
+        weights, tune, None if db is None else os.fspath(db),
+    )  # fmt: skip
+    data = _data(options, calibration, metric)
     with compiled(model, options, calibration=data, cache=cache, progress=progress) as path:
         return load(path, threads or None)
+
+
+def tune(
+    model: Source,
+    target: str = "cpu",
+    *,
+    db: str | os.PathLike[str] | None = None,
+    time_limit: float | None = None,
+    trials: int | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    threads: int = 0,
+    prune: str | None = None,
+    int8: bool = False,
+    bf16: bool = False,
+    calibration: Iterable[Any] | None = None,
+    calibration_method: str = "auto",
+    weights: str | None = None,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Measures kernels for a model on this machine and writes them to the tuning database `db` (default: one in the
+    cache folder), for `compile(..., db=db)` with the same options. What is there already is not measured again.
+
+    Ends after `time_limit` seconds or so many `trials`, or else when little more is to be gained. May be interrupted:
+    each result is written as it is measured. Raises the errors of optc.compiler.errors.
+    """
+    options = Options(
+        target, _fixed(shapes), threads, None, prune, int8, bf16, False, calibration_method, None, weights, True,
+        None if db is None else os.fspath(db),
+    )  # fmt: skip
+    return tune_model(
+        model, options, time_limit, trials, calibration=_data(options, calibration, None), progress=progress
+    )
+
+
+def tune_model(
+    model: Source,
+    options: Options,
+    time_limit: float | None = None,
+    trials: int | None = None,
+    *,
+    calibration: Calibration | None = None,
+    progress: Progress | None = None,
+) -> Outcome:
+    """As `tune`, by options."""
+    from ..backends.tuning.session import default_path, tune_graph
+    from ..backends.tuning.tuner import Limits
+
+    options.check()
+    say = progress or (lambda what, share: None)
+    target = _target(options)
+    graph = _prepare(model, options, calibration, target, _part(say, 0.0, 0.1)).graph
+    path = Path(options.db) if options.db else default_path()
+    return tune_graph(graph, target, path, Limits(time_limit, trials), _part(say, 0.1, 1.0))
+
+
+def _fixed(shapes: Mapping[str, Sequence[int]] | None) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(int(d) for d in shape) for name, shape in (shapes or {}).items()}
+
+
+def _data(options: Options, samples: Iterable[Any] | None, metric: Metric | None) -> Calibration | None:
+    if not options.int8 and (samples is not None or metric is not None):
+        raise UsageError("calibration data and a metric serve int8 only", hint="Pass int8=True.")
+    return _calibration(samples, metric) if options.int8 else None
 
 
 def _calibration(samples: Iterable[Any] | None, metric: Metric | None) -> Calibration | None:
@@ -125,7 +195,7 @@ def compiled(
     say = progress or (lambda what, share: None)
     say("reading the model", 0.0)
     known = calibration is None or bool(calibration.key)
-    use_cache = cache and known and store.limit() > 0
+    use_cache = cache and known and store.limit() > 0 and not options.tune
     if not use_cache:
         with tempfile.TemporaryDirectory(prefix="optc-") as folder:
             path = Path(folder, "model.optc")
@@ -195,16 +265,31 @@ def optimize(graph: Graph, notes: Sequence[str] = ()) -> Any:
     return context
 
 
-def _compile_file(model: Source, options: Options, calibration: Calibration | None, out: Path, say: Progress) -> bool:
-    """Writes the artifact; False if it is only the best that there was when the user interrupted."""
-    from ..backends.build import build_artifact
-    from ..backends.cpu import store_bf16
-    from ..backends.fallback import Fallback
-    from ..backends.summary import summarize
+def _target(options: Options) -> Target:
+    """The target, its kernels laid out for as many threads as a run uses."""
     from ..backends.target import Target
 
-    started = time.perf_counter()
     target = Target.parse(options.target)
+    return replace(target, num_cores=options.threads) if options.threads else target
+
+
+@dataclass
+class _Prepared:
+    """A model ready to be lowered: `nodes` and `ops` count those before optimizing."""
+
+    graph: Graph
+    context: PassContext
+    quantized: QuantizeReport | None
+    nodes: int
+    ops: dict[str, int]
+
+
+def _prepare(
+    model: Source, options: Options, calibration: Calibration | None, target: Target, say: Progress
+) -> _Prepared:
+    """Everything up to lowering."""
+    from ..backends.cpu import store_bf16
+
     graph, notes, quantized = shrunk(model, options, calibration, _part(say, 0.0, 0.5))
     if options.int8:  # calibration was the first half
         say = _part(say, 0.5, 1.0)
@@ -219,10 +304,31 @@ def _compile_file(model: Source, options: Options, calibration: Calibration | No
         context.notes += pack_weights(graph, options.weights).lines()
     if options.bf16:
         store_bf16(graph, target, context)
+    return _Prepared(graph, context, quantized, nodes, before)
+
+
+def _compile_file(model: Source, options: Options, calibration: Calibration | None, out: Path, say: Progress) -> bool:
+    """Writes the artifact; False if it is only the best that there was when the user interrupted."""
+    from ..backends.build import build_artifact
+    from ..backends.fallback import Fallback
+    from ..backends.summary import summarize
+
+    started = time.perf_counter()
+    target = _target(options)
+    prepared = _prepare(model, options, calibration, target, say)
+    graph, context, quantized = prepared.graph, prepared.context, prepared.quantized
+    if options.int8:  # calibration was the first half
+        say = _part(say, 0.5, 1.0)
+    planner = None
+    if options.tune or options.db:
+        planner = _planner(graph, target, options, _part(say, 0.05, 0.5))
     say("lowering", 0.05)
     fallback = Fallback() if options.fallback else None
-    lowered = target.lower(graph, fallback)
-    summary = summarize(nodes, lowered, context, target) | {"ops": {"before": before, "after": _ops(graph)}}
+    lowered = target.lower(graph, fallback, planner)
+    if planner is not None:
+        lowered.notes.append(planner.note)
+    summary = summarize(prepared.nodes, lowered, context, target)
+    summary["ops"] = {"before": prepared.ops, "after": _ops(graph)}
     manifest = {"options": options.as_dict(), "model": graph.name, "versions": versions(), "summary": summary}
     if quantized is not None:
         manifest["quantization"] = quantized.as_dict()
@@ -230,6 +336,17 @@ def _compile_file(model: Source, options: Options, calibration: Calibration | No
     build_artifact(lowered, target, manifest | {"fallback": sorted(extras)}, out, extras=extras, report=say)
     say(f"compiled in {time.perf_counter() - started:.1f} s", 1.0)
     return quantized is None or not quantized.interrupted
+
+
+def _planner(graph: Graph, target: Target, options: Options, say: Progress) -> Tuned:
+    """What knows the database, which is filled first if the options say so."""
+    from ..backends.tuning.session import default_path, planner_for, tune_graph
+    from ..backends.tuning.tuner import Limits
+
+    path = Path(options.db) if options.db else default_path()
+    if options.tune:
+        tune_graph(graph, target, path, Limits(), say)
+    return planner_for(target, path)
 
 
 def _ops(graph: Graph) -> dict[str, int]:
@@ -247,11 +364,14 @@ def _part(say: Progress, begin: float, end: float) -> Progress:
 
 def _key(model: Source, options: Options, calibration: Calibration | None) -> str:
     from ..backends.runtime.cache import digest
-    from ..backends.target import Target
 
-    target = repr(Target.parse(options.target)).encode()
-    parts: list[bytes | Path] = [_fingerprint(), target, options.text().encode()]
+    target = _target(options)
+    parts: list[bytes | Path] = [_fingerprint(), repr(target).encode(), options.text().encode()]
     parts.append(calibration.key.encode() if calibration else b"")
+    if options.db:
+        from ..backends.tuning.session import known_of
+
+        parts.append(known_of(target, Path(options.db)).encode())
     if isinstance(model, bytes):
         parts.append(model)
     elif isinstance(model, (str, os.PathLike)):
