@@ -54,7 +54,8 @@ def compile(
     cache: bool = True,
     progress: Progress | None = None,
 ) -> Model:
-    """Compiles an ONNX model (path, bytes or ModelProto) and loads the result.
+    """Compiles an ONNX model (path, bytes or ModelProto) and loads the result; one for another machine does not run here,
+    but can be saved.
 
     `shapes` fixes input shapes, `threads` bounds the threads of a run (0: all), `fallback="onnxruntime"` lets nodes
     that cannot be lowered run there, `prune` is a pruning spec, `weights` one of weight-only compression.
@@ -70,7 +71,7 @@ def compile(
 
     Raises the errors of optc.compiler.errors.
     """
-    from ..backends.runtime.model import load
+    from ..backends.runtime.foreign import load_any
 
     options = Options(
         target, _fixed(shapes), threads, fallback, prune, int8, bf16, fp16, calibration_method, accuracy_budget,
@@ -78,7 +79,7 @@ def compile(
     )  # fmt: skip
     data = _data(options, calibration, metric)
     with compiled(model, options, calibration=data, cache=cache, progress=progress) as path:
-        return load(path, threads or None)
+        return load_any(path, threads or None)
 
 
 def tune(

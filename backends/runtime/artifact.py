@@ -370,12 +370,17 @@ def _check_manifest(path: Path, manifest: dict[str, Any]) -> None:
 
 def _check_host(path: Path, target: dict[str, Any]) -> None:
     if not runs_here(target["triple"]):
-        raise WrongHostError(f"{path} was compiled for another machine", expected=target["triple"], found=host_triple())
+        raise WrongHostError(
+            f"{path} was compiled for another machine",
+            expected=target["triple"],
+            found=host_triple(),
+            hint="Run it on such a machine, or compile the model for this one with --target cpu",
+        )
     missing = sorted(set(target["features"]) - host_features() - {"64bit"})
     if missing and host_features():
         raise WrongHostError(
             f"{path} needs CPU features that this host lacks: {' '.join(missing)}",
-            hint="Compile it for this host, or for a lower level such as x86-64-v3",
+            hint="Compile it for this host, or for a target that needs less, such as cpu:x86-64-v3 or arm",
         )
 
 
