@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,8 @@ from .benchmarks_systems import COMPARISONS, DEFAULT_ROUNDS, DEFAULT_SECONDS, Be
 
 LIMIT_SECONDS = 900
 """For one model, compiling and quantizing included."""
+CACHE_BYTES = 12 << 30
+"""Room for the artifacts of the whole zoo in all precisions, so that what --prepare made is still there."""
 
 Key = tuple[str, str, int]
 """Precision, model, threads."""
@@ -114,8 +117,9 @@ def _spawn(name: str, words: Sequence[str], args: argparse.Namespace, file: Path
     """Measures one model in a process of its own; (exit code, why it failed)."""
     own = [word for word in words if word not in args.models]
     command = [sys.executable, "-m", "optc.tools.benchmarks", name, *own, "--child", str(file)]
+    env = {"OPTC_CACHE_BYTES": str(CACHE_BYTES), **os.environ}
     try:
-        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=args.limit, check=False)
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=args.limit, check=False, env=env)
     except subprocess.TimeoutExpired:
         why, code = f"not done after {args.limit:.0f} s", 5
     else:
