@@ -38,9 +38,12 @@ class Program:
     features: list[str]
 
 
-def build_program(lowered: Lowered, *, features: Sequence[str] = ()) -> Program:
-    """Writes a lowered model as C. `features` are those that all code of its target needs; kernels add their own."""
-    return _Writer(lowered).write(features)
+def build_program(lowered: Lowered, *, features: Sequence[str] = (), device: str | None = None) -> Program:
+    """Writes a lowered model as C. `features` are those that all code of its target needs; kernels add their own.
+
+    `device` is the C name of the optc_device that runs the kernels, None for the CPU.
+    """
+    return _Writer(lowered, device).write(features)
 
 
 class _Writer(ControlWriter):
@@ -80,7 +83,7 @@ class _Writer(ControlWriter):
         )
 
     def declarations(self) -> list[str]:
-        lines = []
+        lines = [f"extern const optc_device {self.device};"] if self.device else []
         for name in self.kernels:
             lines.append(f"extern int32_t {name}({self.signatures[name]});")
         for function in self.c_functions:
@@ -189,7 +192,7 @@ class _Writer(ControlWriter):
             f"const optc_program optc_generated_program = {{&info, {len(self.symbols)}, {len(self.storage.buffers)}, "
             "lifetimes, bind, sizes, output_shapes, run, "
             f".unpacked_bytes = {self.weights.unpacked_bytes}LL, .num_boxes = {len(boxes)}, .boxes = boxes, "
-            ".axes = axes};",
+            f".axes = axes, .device = {'&' + self.device if self.device else '0'}}};",
         ]
 
     def box_tables(self) -> tuple[list[str], list[str]]:
@@ -220,4 +223,5 @@ class _Writer(ControlWriter):
                 self.emit(f"char* {target} = optc_output(frame, {index});")
                 self.emit(f"if (!{target}) return optc_failed(context);")
             size = c_dim(value.type.numel * value.type.dtype.itemsize)
+            self.host_turn()
             self.emit(f"if ({size} > 0) memcpy({target}, {place}, (size_t){size});")

@@ -27,6 +27,7 @@ class ControlWriter(StepWriter):
     def write_if(self, step: If) -> None:
         condition = step.node.operand(0)
         before, own = set(self.bound), self.unbound(step.node.outputs)
+        self.host_turn()
         for start, key in (
             (f"if ({self.scalar(condition, 'uint8_t')}) {{", "then_branch"),
             ("} else {", "else_branch"),
@@ -64,6 +65,7 @@ class ControlWriter(StepWriter):
 
     def carry(self, states: Sequence[Value], results: Sequence[Value], own: dict[Value, set[Any]]) -> None:
         """states := results, all at once: a result that is another state is copied aside first."""
+        self.host_turn()
         roots = [self.storage.root(s) for s in states]
         aside: dict[int, str] = {}
         for index, result in enumerate(results):
@@ -110,6 +112,7 @@ class ControlWriter(StepWriter):
         pieces = body.outputs[1 + len(states) :]
         collected = node.outputs[len(states) :]
         own = self.start_states(states, node.inputs[2:])
+        self.host_turn()
         count, limit, going = self.fresh("n"), self.fresh("n"), self.fresh("go")
         self.emit(f"int64_t {count} = 0;")
         self.emit(f"const int64_t {limit} = {self.scalar(node.input(0), 'int64_t') or 'INT64_MAX'};")
@@ -121,6 +124,7 @@ class ControlWriter(StepWriter):
         self.emit(f"*(int64_t*){self.storage.place(body.inputs[0])} = {count};")
         self.emit(f"*(uint8_t*){self.storage.place(body.inputs[1])} = 1;")
         self.write_steps(step.steps)
+        self.host_turn()
         self.emit(f"{going} = {self.scalar(body.outputs[0], 'uint8_t')};")
         for value, piece in zip(collected, pieces, strict=True):
             if value in growing:
@@ -204,6 +208,7 @@ class ControlWriter(StepWriter):
         before = set(self.bound)
         self.emit(f"for (int64_t {count} = 0; {count} < {total}; {count}++) {{")
         self.indent += 1
+        self.host_turn()
         turns = {False: count, True: f"({total} - 1 - {count})"}
         for value, source, backward in zip(
             slices, sources, _flags(node, "scan_input_directions", num_scan), strict=True
@@ -212,6 +217,7 @@ class ControlWriter(StepWriter):
             place, origin = self.storage.place(value), self.storage.place(source)
             self.emit(f"if ({size}) memcpy({place}, {origin} + {turns[backward]} * {size}, (size_t){size});")
         self.write_steps(step.steps)
+        self.host_turn()
         directions = _flags(node, "scan_output_directions", len(pieces))
         for value, piece, backward in zip(collected, pieces, directions, strict=True):
             if value in growing:

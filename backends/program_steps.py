@@ -22,7 +22,8 @@ from .storage import Storage, Weights
 class StepWriter:
     """Writes steps without control flow; program_control.py adds that."""
 
-    def __init__(self, lowered: Lowered) -> None:
+    def __init__(self, lowered: Lowered, device: str | None = None) -> None:
+        self.device = device
         self.graph = lowered.graph
         self.steps = lowered.steps
         self.weights = Weights()
@@ -46,6 +47,11 @@ class StepWriter:
 
     def emit(self, line: str) -> None:
         self.lines.append("  " * self.indent + line)
+
+    def host_turn(self) -> None:
+        """Before the host touches what kernels may still be at work on."""
+        if self.device:
+            self.emit("if (optc_wait(context)) return optc_failed(context);")
 
     def fresh(self, prefix: str) -> str:
         self.counter += 1
@@ -193,6 +199,7 @@ class StepWriter:
 
     def write_call(self, inputs: Any, outputs: Any, number: int, call: Any, var: str) -> None:
         """A call over tensor descriptors; outputs without a planned place come back with shape and data set."""
+        self.host_turn()
         self.emit("{")
         self.indent += 1
         ins = joined((self.tensor(v) for v in inputs), "{0}")
@@ -245,6 +252,7 @@ class StepWriter:
     def copy(self, to: Value, source: Value, own: set[Any]) -> None:
         """Copies a tensor from one value's place to another's; sets the data symbols `own` of the target, and checks
         the dims that were taken to be equal."""
+        self.host_turn()
         if self.storage.is_heap(to):
             self.emit(f"if (optc_assign(context, &{self.heap(to)}, {self.tensor(source)})) return OPTC_OUT_OF_MEMORY;")
             self.bind_dims(to, self.heap_dims(to), own)

@@ -3,6 +3,7 @@
 #define OPTC_CONTEXT_H
 #include <pthread.h>
 #include <stdatomic.h>
+#include "device.h"
 #include "program.h"
 
 #define OPTC_ALIGNMENT 64
@@ -46,6 +47,7 @@ struct optc_context {
   optc_unpacked* unpacked;        /* NULL if the program needs none */
   optc_options options;
   optc_pool* pool;
+  void* device;                   /* the device's state; NULL for CPUs */
 
   int32_t bound;                  /* the fields below are right for `bound_inputs` */
   optc_tensor* bound_inputs;      /* dtype, rank and shape of the last inputs */
@@ -60,6 +62,8 @@ struct optc_context {
   optc_tensor* output_types;      /* as output_shapes gave them for `symbols` */
   optc_tensor* outputs;           /* of the run under way */
   const optc_tensor* given;       /* the caller's */
+  optc_tensor* staged;            /* the inputs where a device sees them; num_inputs */
+  void** host_outputs;            /* where the outputs that a device wrote go at the end; num_outputs */
 
   optc_block* blocks;             /* optc_alloc's, of the run under way */
   int32_t profiling;

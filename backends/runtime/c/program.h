@@ -29,6 +29,8 @@ typedef struct optc_frame {
   char* const* buffers;           /* planned buffers, 64-byte aligned */
 } optc_frame;
 
+typedef struct optc_device optc_device; /* device.h */
+
 typedef struct optc_program {
   const optc_model_info* info;
   int32_t num_symbols, num_buffers;
@@ -41,6 +43,7 @@ typedef struct optc_program {
   int32_t num_boxes;
   const optc_box* boxes;
   const optc_axis* axes;
+  const optc_device* device;                                        /* what runs the kernels; NULL: the CPU */
 } optc_program;
 
 extern const optc_program optc_generated_program;
@@ -58,6 +61,9 @@ void optc_release(optc_context*, void* data);
  * checks that the caller's shape agrees). Before, the program fills in the dims that depend on data. Like an input, the
  * buffer may be aligned to its elements only. Returns its data, or NULL with the error set (return optc_failed(...)). */
 void* optc_output(optc_frame*, int32_t index);
+
+/* Waits for the kernels enqueued on the program's device, so that the host may touch what they touch. */
+int32_t optc_wait(optc_context*);
 
 /* The status of the last optc_fail of this run: what to return where a service gave NULL. */
 int32_t optc_failed(const optc_context*);

@@ -44,8 +44,28 @@ static void* aligned(int64_t bytes) {
   return aligned_alloc(OPTC_ALIGNMENT, ((size_t)bytes + OPTC_ALIGNMENT) / OPTC_ALIGNMENT * OPTC_ALIGNMENT);
 }
 
+/* --- memory: the host's, or what the program's device and the host both see --- */
+
+#define DEVICE (optc_generated_program.device)
+
+optc_context* optc_device_context(void) { return optc_current(); }
+void* optc_device_state(const optc_context* context) { return context->device; }
+int32_t optc_wait(optc_context* context) { return DEVICE ? DEVICE->wait(context, context->device) : OPTC_OK; }
+
+static void* take(optc_context* context, int64_t bytes) {
+  return DEVICE ? DEVICE->alloc(context, context->device, bytes) : aligned(bytes);
+}
+
+static void give_back(optc_context* context, void* data) {
+  if (!DEVICE)
+    free(data);
+  else if (context->device)
+    DEVICE->release(context->device, data);
+}
+
 /* Memory for a plan; large ones ask for huge pages, which save most of the misses in the translation cache. */
-static void* allocate_workspace(int64_t bytes) {
+static void* allocate_workspace(optc_context* context, int64_t bytes) {
+  if (DEVICE) return take(context, bytes);
 #if defined(MADV_HUGEPAGE)
   const size_t huge = 2 << 20;
   if ((size_t)bytes >= 2 * huge) {
@@ -159,8 +179,8 @@ static int32_t bind_inputs(optc_context* context, const optc_tensor* inputs) {
     int64_t total = plan(context, context->symbols);
     if (total < 0) return OPTC_OUT_OF_MEMORY;
     if (total > context->capacity || !context->workspace) {
-      free(context->workspace);
-      context->workspace = allocate_workspace(total);
+      give_back(context, context->workspace);
+      context->workspace = allocate_workspace(context, total);
       context->capacity = context->workspace ? total : 0;
       if (!context->workspace)
         return optc_fail(context, OPTC_OUT_OF_MEMORY, "cannot allocate a workspace of %lld bytes", (long long)total);
@@ -180,7 +200,7 @@ static int32_t bind_inputs(optc_context* context, const optc_tensor* inputs) {
 /* --- memory of a run --- */
 
 void* optc_alloc(optc_context* context, int64_t bytes) {
-  optc_block* block = bytes < 0 ? NULL : aligned(bytes + OPTC_ALIGNMENT);
+  optc_block* block = bytes < 0 ? NULL : take(context, bytes + OPTC_ALIGNMENT);
   if (!block) {
     optc_fail(context, OPTC_OUT_OF_MEMORY, "cannot allocate %lld bytes", (long long)bytes);
     return NULL;
@@ -200,14 +220,14 @@ void optc_release(optc_context* context, void* data) {
   if (block->next) block->next->previous = block->previous;
   *(block->previous ? &block->previous->next : &context->blocks) = block->next;
   unlock_guard(context);
-  free(block);
+  give_back(context, block);
 }
 
 static void release_all(optc_context* context) {
   while (context->blocks) {
     optc_block* block = context->blocks;
     context->blocks = block->next;
-    free(block);
+    give_back(context, block);
   }
 }
 
@@ -229,6 +249,10 @@ void* optc_output(optc_frame* frame, int32_t index) {
   } else {
     output->data = given->data;
   }
+  if (DEVICE && output->data) { /* kernels write memory of the device; the caller's is filled at the end */
+    context->host_outputs[index] = output->data;
+    output->data = optc_alloc(context, tensor_bytes(output));
+  }
   return output->data;
 }
 
@@ -246,9 +270,12 @@ void optc_destroy(optc_context* context) {
   free(context->symbols);
   free(context->bytes);
   free(context->buffers);
-  free(context->workspace);
+  give_back(context, context->workspace);
   free(context->output_types);
+  free(context->staged);
+  free(context->host_outputs);
   free(context->nanoseconds);
+  if (context->device) DEVICE->close(context->device);
   pthread_mutex_destroy(&context->lock);
   free(context);
 }
@@ -266,8 +293,10 @@ static int allocate(optc_context* context) {
     context->unpacked = optc_unpack(context->weights);
     if (!context->unpacked) return 0;
   }
-  if (!context->bound_inputs || !context->symbols || !context->bytes || !context->buffers ||
-      !context->output_types || !context->nanoseconds || !context->pool)
+  context->staged = calloc((size_t)INFO->num_inputs + 1, sizeof(optc_tensor));
+  context->host_outputs = calloc((size_t)INFO->num_outputs + 1, sizeof(void*));
+  if (!context->staged || !context->host_outputs || !context->bound_inputs || !context->symbols || !context->bytes ||
+      !context->buffers || !context->output_types || !context->nanoseconds || !context->pool)
     return 0;
   context->new_symbols = context->symbols + symbols;
   context->offsets = context->bytes + buffers;
@@ -296,6 +325,14 @@ int32_t optc_create(const void* weights, int64_t weight_bytes, const optc_option
     optc_destroy(context);
     return optc_fail(NULL, OPTC_OUT_OF_MEMORY, "cannot allocate a context");
   }
+  if (DEVICE) {
+    int32_t status = DEVICE->open(context, &context->weights, weight_bytes, &context->device);
+    if (status) {
+      optc_fail(NULL, status, "%s", context->error);
+      optc_destroy(context);
+      return status;
+    }
+  }
   *result = context;
   return OPTC_OK;
 }
@@ -307,6 +344,31 @@ static int32_t begin(optc_context* context) {
   context->status = OPTC_OK;
   context->error[0] = '\0';
   return OPTC_OK;
+}
+
+/* The inputs in memory that the device sees. */
+static int32_t stage_inputs(optc_context* context, const optc_tensor* inputs) {
+  for (int32_t i = 0; i < INFO->num_inputs; i++) {
+    int64_t bytes = tensor_bytes(&inputs[i]);
+    context->staged[i] = inputs[i];
+    context->staged[i].data = optc_alloc(context, bytes);
+    if (!context->staged[i].data) return OPTC_OUT_OF_MEMORY;
+    memcpy(context->staged[i].data, inputs[i].data, (size_t)bytes);
+  }
+  return OPTC_OK;
+}
+
+/* The outputs from the device's memory to the caller's. */
+static int32_t fetch_outputs(optc_context* context, int32_t status) {
+  int32_t waited = optc_wait(context);
+  if (!status) status = waited;
+  for (int32_t i = 0; i < INFO->num_outputs; i++) {
+    optc_tensor* output = &context->outputs[i];
+    if (!output->data) continue;
+    if (!status) memcpy(context->host_outputs[i], output->data, (size_t)tensor_bytes(output));
+    output->data = context->host_outputs[i];
+  }
+  return status;
 }
 
 /* Hands the results to the caller, or frees what a failed run had allocated for him. */
@@ -334,9 +396,11 @@ int32_t optc_run(optc_context* context, const optc_tensor* inputs, optc_tensor* 
     for (int32_t i = 0; i < INFO->num_outputs; i++) context->outputs[i].data = NULL;
     context->given = outputs;
     const char* unpacked = context->unpacked ? optc_unpacked_data(context->unpacked) : NULL;
-    optc_frame frame = {context, context->symbols, context->weights, unpacked,
-                        inputs,  context->outputs, context->buffers};
-    status = PROGRAM->run(&frame);
+    if (DEVICE) status = stage_inputs(context, inputs);
+    optc_frame frame = {context, context->symbols, context->weights, unpacked, DEVICE ? context->staged : inputs,
+                        context->outputs, context->buffers};
+    if (!status) status = PROGRAM->run(&frame);
+    if (DEVICE) status = fetch_outputs(context, status);
     if (status && !context->status) optc_fail(context, status, "a kernel failed with status %d", status);
     status = finish_outputs(context, outputs, status);
     release_all(context);

@@ -1,0 +1,82 @@
+"""CUDA artifacts on a machine without a GPU: the kernels' CUDA C compiled for the CPU, behind a fake driver library."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from optc.backends.cuda.build import SOURCE_MEMBER
+from optc.backends.runtime.artifact import read_artifact
+
+HERE = Path(__file__).parent
+_FOLDER = Path(tempfile.mkdtemp(prefix="optc-emulation-"))
+_COMPILE = ("g++", "-std=c++17", "-O1", "-w", "-fno-strict-aliasing", "-fPIC", "-shared", "-ffp-contract=off")
+
+
+@contextmanager
+def emulated(artifact: Path, seed: int = 0) -> Iterator[None]:
+    """While it lasts, `artifact` loads and runs as if there were a GPU."""
+    with open(artifact, "rb"):
+        source = bytes(read_artifact(artifact).extras[SOURCE_MEMBER]).decode()
+    settings = {
+        "OPTC_CUDA_DRIVER": str(fake_driver()),
+        "OPTC_EMULATED_KERNELS": str(kernels_for_cpu(source)),
+        "OPTC_EMULATOR_SEED": str(seed),
+    }
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+
+
+@functools.cache
+def fake_driver() -> Path:
+    """The driver library."""
+    out = _FOLDER / "libcuda_fake.so"
+    subprocess.run([*_COMPILE, str(HERE / "fake_driver.cc"), "-ldl", "-o", str(out)], check=True)
+    return out
+
+
+def kernels_for_cpu(source: str) -> Path:
+    """A library with `NAME_launch(arguments, dims, shared bytes)` for every kernel of a CUDA C source."""
+    text = for_cpu(source)
+    out = _FOLDER / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.so"
+    if not out.exists():
+        code = out.with_suffix(".cc")
+        code.write_text(text)
+        subprocess.run([*_COMPILE, f"-I{HERE}", str(code), "-o", str(out)], check=True)
+    return out
+
+
+_KERNEL = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\([^)]*\) )?(\w+)\(([^)]*)\);')
+
+
+def for_cpu(source: str) -> str:
+    """CUDA C as C++ over emulator.h, with a launch function for each kernel."""
+    begin = source.index('extern "C" __global__')
+    lines = ['#include "emulator.h"', "#define uint unsigned", "#define uchar unsigned char", "#define ushort unsigned short"]
+    body = re.sub(r"extern __shared__ (?:__align__\(\d+\)|alignas\(\d+\)) (\w+(?: \w+)?) (\w+)\[\];", r"\1* \2 = (\1*)emu::dynamic_shared;", source[begin:])
+    lines.append(body)
+    for name, parameters in _KERNEL.findall(source):
+        types = [re.sub(r"\s*\w+$", "", p.strip()) for p in parameters.split(",") if p.strip()]
+        call = ", ".join(f"*({t}*)a[{n}]" for n, t in enumerate(types))
+        lines += [
+            f"static void {name}_entry(void** a) {{ {name}({call}); }}",
+            f'extern "C" void {name}_launch(void** a, const unsigned* d, unsigned shared) {{',
+            "  (void)shared;",
+            '  if (const char* seed = getenv("OPTC_EMULATOR_SEED")) emu::random_numbers.seed(atoi(seed));',
+            f'  emu::kernel_name = "{name}";',
+            f"  emu::launch({name}_entry, a, {{d[0], d[1], d[2]}}, {{d[3], d[4], d[5]}});",
+            "}",
+        ]
+    return "\n".join(lines)
