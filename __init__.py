@@ -9,6 +9,7 @@ from .compiler.errors import (
     ArtifactError,
     CalibrationError,
     CheckError,
+    DatabaseError,
     ModelError,
     OptcError,
     ShapeError,
@@ -20,11 +21,12 @@ from .compiler.errors import (
 if TYPE_CHECKING:
     from .backends.runtime.model import Model, load
     from .backends.target import Target
-    from .compiler.driver import compile
+    from .compiler.driver import compile, tune
 
 # Looked up when first used: loading a compiled model needs numpy alone, compiling needs TVM and ONNX.
 _LAZY = {
     "compile": ".compiler.driver",
+    "tune": ".compiler.driver",
     "load": ".backends.runtime.model",
     "Model": ".backends.runtime.model",
     "Target": ".backends.target",
@@ -35,6 +37,7 @@ __all__ = [
     "ArtifactError",
     "CalibrationError",
     "CheckError",
+    "DatabaseError",
     "Model",
     "ModelError",
     "OptcError",
@@ -45,6 +48,7 @@ __all__ = [
     "UsageError",
     "compile",
     "load",
+    "tune",
 ]
 
 

@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from ..target import Target
 from .client import Client, TrialFailed
@@ -46,6 +46,10 @@ class Outcome:
     seconds: float
     before: float
     after: float
+
+    def as_dict(self) -> dict[str, float]:
+        """For machines."""
+        return asdict(self)
 
     def lines(self) -> list[str]:
         """For people."""

@@ -12,11 +12,12 @@ from typing import Annotated
 
 import typer
 
-from ...compiler.errors import UnsupportedError, UsageError
+from ...compiler.errors import UsageError
 from ...compiler.options import Options
 from ..data import parse_shapes
 from .common import Json, Printer, Quiet, Shapes, TargetName
 from .quantize import AccuracyBudget, CalibrationData, CalibrationMethod, WeightFormat, calibration_data, parse_share
+from .tune import DatabaseFile
 
 
 def command(
@@ -37,16 +38,16 @@ def command(
     weights: WeightFormat = None,
     bf16: Annotated[bool, typer.Option("--bf16", help="Multiply and store in bfloat16, sum in float32.")] = False,
     fp16: Annotated[bool, typer.Option("--fp16", help="Not in this version.")] = False,
-    tune: Annotated[bool, typer.Option("--tune", help="Not in this version.")] = False,
+    tune: Annotated[bool, typer.Option("--tune", help="Measure kernels first, for up to two minutes.")] = False,
+    db: DatabaseFile = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    if tune:
-        raise UnsupportedError("--tune is not available in this version")
     budget = parse_share(accuracy_budget)
     options = Options(
-        target, parse_shapes(shape or []), threads, fallback, prune, int8, bf16, fp16, calib_method, budget, weights
-    )
+        target, parse_shapes(shape or []), threads, fallback, prune, int8, bf16, fp16, calib_method, budget, weights,
+        tune, None if db is None else str(db),
+    )  # fmt: skip
     options.check()
     if calib is not None and not int8:
         raise UsageError("--calib serves --int8 only", hint="Add --int8.")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import typer
 
-from . import bench, compile, inspect, prune, quantize, report, run, simplify, targets, verify
+from . import bench, compile, db, inspect, prune, quantize, report, run, simplify, targets, tune, verify
 from .common import guarded
 
 app = typer.Typer(
@@ -18,15 +18,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for _module in (compile, quantize, run, bench, verify, report, inspect, simplify, prune, targets):
+for _module in (compile, quantize, tune, run, bench, verify, report, inspect, simplify, prune, targets):
     app.command(name=_module.__name__.rsplit(".", 1)[-1], help=_module.__doc__)(guarded(_module.command))
 
-COMMANDS = frozenset(c.name for c in app.registered_commands)
-LATER = {
-    "tune": "plan search",
-    "db": "the tuning database",
-    "device": "device tuning",
-}
+app.add_typer(db.app, name="db")
+
+COMMANDS = frozenset(c.name for c in app.registered_commands) | {"db"}
+LATER = {"device": "device tuning"}
 
 
 @app.callback(invoke_without_command=True)
