@@ -66,6 +66,7 @@ def build_artifact(
             **ports(lowered.graph),
             "kernels": program.provenance,
             "steps": program.step_names,
+            "unpacked_bytes": program.unpacked_bytes,
             "costs": [cost.as_list() if cost else None for cost in program.costs],
         }
         write_artifact(out, full, code, program.weights, {**compiled.extras, **(extras or {})})

@@ -24,14 +24,16 @@ from .steps import Lowered
 
 @dataclass
 class Program:
-    """C source, the kernels it calls by symbol name, C-op sources, weights in blob order, names and costs of the steps
-    that compute (see costs.py), and the CPU features that all this needs."""
+    """C source, the kernels it calls by symbol name, C-op sources, weights in blob order, the bytes of those and of
+    what loading unpacks, names and costs of the steps that compute (see costs.py), and the CPU features that all this
+    needs."""
 
     source: str
     kernels: dict[str, Any]
     c_sources: list[str]
     weights: list[tuple[str, np.ndarray]]
     weight_bytes: int
+    unpacked_bytes: int
     step_names: list[str]
     costs: list[Cost | None]
     provenance: dict[str, str]
@@ -76,6 +78,7 @@ class _Writer(ControlWriter):
             list(self.c_sources),
             self.weights.arrays,
             self.weights.nbytes,
+            self.weights.unpacked_bytes,
             [step.name for step in self.numbered],
             costs(self.numbered, self.steps),
             self.provenance,
