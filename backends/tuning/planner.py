@@ -15,7 +15,7 @@ WORTH = 0.98
 class Tuned:
     """Takes the candidate that was fastest in a database, the first guess where none was faster.
 
-    `chosen` counts the regions it was asked for: "measured" ones and "guessed" ones, of which the database knows
+    `chosen` counts the regions that have several: "measured" ones and "guessed" ones, of which the database knows
     nothing.
     """
 
@@ -34,7 +34,10 @@ class Tuned:
         return f"tuned: {self.chosen['measured']} of {sum(self.chosen.values())} regions were measured"
 
     def choose(self, choice: Choice) -> Candidate:
-        first = next(choice.candidates())
+        candidates = choice.candidates()
+        first = next(candidates)
+        if next(candidates, None) is None:
+            return first
         known = self._scores.get(region_key(region_text(choice.region)), []) if self._scores else []
         known = [score for score in known if score.baseline == str(first) and score.ratio is not None]
         self.chosen["measured" if known else "guessed"] += 1

@@ -15,7 +15,6 @@ from typing import Annotated, Any
 import typer
 
 from ...backends.tuning.database import Database, Setting, read_lines
-from ...backends.tuning.planner import WORTH
 from ...backends.tuning.tasks import Task
 from .common import Json, Printer, Quiet, guarded, table
 
