@@ -50,10 +50,23 @@ class Choice:
     target: Target
 
     def candidates(self) -> Iterator[Candidate]:
-        """All there are, the best guess first. Raises UnsupportedError as the families' `plans` do."""
+        """All there are, each once: the families' plans, the best guess first, then variants of those. Raises
+        UnsupportedError as the families' `plans` do."""
+        known: dict[Candidate, None] = {}
         for family in self.families:
             for plan in family.plans(self.spec, self.target):
-                yield Candidate(family, plan)
+                candidate = Candidate(family, plan)
+                if candidate not in known:
+                    known[candidate] = None
+                    yield candidate
+        from .kernels.variants import variants
+
+        for guessed in list(known):
+            for plan in variants(self.spec, guessed.plan, self.target):
+                candidate = Candidate(guessed.family, plan)
+                if candidate not in known:
+                    known[candidate] = None
+                    yield candidate
 
 
 class Planner(Protocol):
