@@ -8,7 +8,7 @@ from ..compiler.errors import OptcError, UnsupportedError
 from ..compiler.ir import Graph, Node, Value
 from ..compiler.ops import quantize as quantization
 from ..compiler.ops.base import attr_str, op_of
-from ..compiler.types import Dim, DType, free_symbols
+from ..compiler.types import Dim, DType, as_dim, free_symbols
 from ..passes.base import Pass, PassContext, run_passes
 from ..passes.fusion.dequantize import READS_BYTES, DequantizeAtReaders
 from ..passes.fusion.expand import ExpandFused
@@ -32,9 +32,13 @@ from .base import C_OPS, INDEX_DEFINITIONS, KERNEL_BUILDERS
 from .cexpr import c_format
 from .fallback import Fallback
 from .planning import FirstGuess, Planner
-from .steps import CCallStep, Check, If, Kernel, Loop, Lowered, Scan, Step, Steps, Trap, View
+from .slices import Part, Slices, is_concat
+from .steps import CCallStep, Check, CopyRows, If, Kernel, Loop, Lowered, Scan, Step, Steps, Trap, View, Within
 from .target import LEVELS, Target
-from .templates import TEMPLATES, Anchor, Template, has_template
+from .templates import PITCHED, TEMPLATES, Anchor, Template, has_template
+
+_PITCHED_TYPES = frozenset((DType.F32, DType.U8, DType.BF16))
+"""What templates read that store at a pitch."""
 
 PIPELINE: tuple[Pass, ...] = (
     NormalizeQuantized(),
@@ -86,16 +90,19 @@ def load_registries() -> None:
 
 
 class Lowering:
-    """Chooses the step of each region: a template's kernel, a group of index definitions, a builder's kernel, a C op."""
+    """Chooses each region's step: a template's kernel, a group of index definitions, a builder's kernel, a C op."""
 
     templates: Mapping[str, Template] = TEMPLATES
     has_template = staticmethod(has_template)
+    in_place = True
+    """Whether kernels store and read rows that lie apart, so that a Concat need not copy."""
 
     def __init__(self, target: Target, graph: Graph, fallback: Fallback | None, planner: Planner) -> None:
         self.target, self.fallback, self.planner = target, fallback, planner
         self.refused: list[str] = []
         self.bound = free_symbols(d for v in graph.inputs for d in v.type.dims)
         self.checked: set[Pair] = set()
+        self.pitches: dict[Value, int] = {}
 
     def lowered(self, graph: Graph) -> Lowered:
         """The whole graph. Raises UnsupportedError naming every node that cannot be lowered."""
@@ -109,14 +116,61 @@ class Lowering:
 
     def graph_steps(self, graph: Graph) -> Steps:
         steps: Steps = []
-        for region in self.regions(graph):
+        regions = self.regions(graph)
+        slices = Slices(regions if self.in_place else [], self.stores, self.reads)
+        self.pitches.update(slices.pitches)
+        for region in regions:
             steps.extend(self.checks(region))
-            steps.extend(self.region_steps(region))
+            steps.extend(self.slice_of(value, slices) for value in region.outputs if value in slices.places)
+            parts = slices.parts(region.last) if is_concat(region) else []
+            steps.extend(self.copy(part, region) for part in parts if not slices.is_in_place(part))
+            if not parts:
+                steps.extend(self.region_steps(region))
         return steps
 
     def regions(self, graph: Graph) -> list[Region]:
         """How this backend cuts a graph."""
         return partition(graph, self.is_pointwise, self.has_template, free=self.is_free, gather=self.is_gather)
+
+    def slice_of(self, value: Value, slices: Slices) -> Within:
+        place = slices.places[value]
+        return Within(value.name, place.whole, value, place.offset * value.type.dtype.itemsize)
+
+    def copy(self, part: Part, region: Region) -> CopyRows:
+        """A part of a Concat that is not where it should be."""
+        value, place, size = part.value, part.place, part.value.type.dtype.itemsize
+        source = self.pitches.get(value)
+        row, rows = value.type.numel, as_dim(1)
+        if source is not None or place.pitch is not None:
+            row, rows = value.type.dims[-1], value.type.with_shape(value.type.dims[:-1]).numel
+        pitch, source_pitch = (place.pitch or row) * size, (source or row) * size
+        return CopyRows(region.name, value, place.whole, place.offset * size, rows, row * size, pitch, source_pitch)
+
+    def stores(self, region: Region, value: Value, pitch: int | None) -> bool:
+        """Whether the region can write its output `value` anywhere, its rows `pitch` elements apart."""
+        if region.last.subgraphs or self._is_lone_view(region) or not free_symbols(value.type.dims) <= self.bound:
+            return False
+        if pitch is None:
+            return True
+        if region.anchor is not None:
+            return region.anchor.op in PITCHED and region.anchor.operand(0).type.dtype in _PITCHED_TYPES
+        return self._reads_elements(region)
+
+    def reads(self, region: Region, value: Value) -> bool:
+        """Whether the region can read `value` if its rows lie apart: by a loop nest or in a template's epilogue."""
+        if region.anchor is not None:
+            return all(value not in node.inputs for node in (*region.before, region.anchor))
+        return self._reads_elements(region)
+
+    def _reads_elements(self, region: Region) -> bool:
+        """Whether the region becomes a nest of index definitions."""
+        alone = region.last if len(region.nodes) == 1 else None
+        if self._is_lone_view(region) or (alone is not None and alone.op in self.templates):
+            return False
+        return self.is_group(region) and all(_has_elements(node) for node in region.nodes)
+
+    def _is_lone_view(self, region: Region) -> bool:
+        return len(region.nodes) == 1 and self.is_view(region.last)
 
     def checks(self, region: Region) -> Iterator[Check]:
         """A comparison of the dims that the region's nodes take to be equal, each pair once."""
@@ -215,7 +269,7 @@ class Lowering:
 
         if not self._computable(anchor) or not fits_registers(region.after):
             return None
-        return self.templates[anchor.op](Anchor(region, anchor, self.target, DimVars(), self.planner))
+        return self.templates[anchor.op](Anchor(region, anchor, self.target, DimVars(), self.planner, self.pitches))
 
     def _computable(self, node: Node) -> bool:
         """The output dims are known before the node runs."""
@@ -232,7 +286,7 @@ class Lowering:
         if not self.is_group(region):
             return None
         try:
-            built = build_group(region.nodes, region.inputs, region.outputs, self.target)
+            built = build_group(region.nodes, region.inputs, region.outputs, self.target, pitches=self.pitches)
         except UnsupportedError:
             return None
         params: list[Value] = [*built.inputs, *built.outputs]
@@ -283,6 +337,18 @@ def _is_rounded(node: Node) -> bool:
         and users[0].op == "Cast"
         and (users[0].outputs[0].type.dtype is DType.BF16 and not node.outputs[0].is_output)
     )
+
+
+def _has_elements(node: Node) -> bool:
+    """Whether the index definition of the node's op takes it in this form."""
+    from .kernels.compose import Scope
+    from .kernels.dims import DimVars
+
+    try:
+        Scope(DimVars(), {}).define(node)
+    except UnsupportedError:
+        return False
+    return True
 
 
 def _known_shapes(node: Node) -> bool:

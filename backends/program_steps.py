@@ -15,7 +15,7 @@ from ..compiler.ir import Graph, Value
 from ..compiler.types import Dim, free_symbols, same_dim
 from .cexpr import c_dim, c_format, c_name, c_string, c_symbol
 from .packing import Packed
-from .steps import CCallStep, Check, HostCall, Kernel, Lowered, Param, Step, Steps, Trap, View
+from .steps import CCallStep, Check, CopyRows, HostCall, Kernel, Lowered, Param, Step, Steps, Trap, View, Within
 from .storage import Storage, Weights
 
 
@@ -74,6 +74,8 @@ class StepWriter:
             Kernel: self.write_kernel,
             CCallStep: self.write_c_call,
             View: self.write_view,
+            Within: lambda step: None,  # storage.py has placed it
+            CopyRows: self.write_copy_rows,
             Check: self.write_check,
             Trap: self.write_trap,
             HostCall: self.write_host_call,
@@ -87,6 +89,12 @@ class StepWriter:
     def write_view(self, step: View) -> None:
         there, here = step.output.type.numel, step.input.type.numel
         self.require(there, here, f"{c_format(step.name)}: %lld elements cannot be made of %lld")
+
+    def write_copy_rows(self, step: CopyRows) -> None:
+        to, source = self.storage.place(step.whole), self.storage.place(step.input)
+        sizes = ", ".join(map(c_dim, (step.rows, step.nbytes, step.pitch, step.source_pitch)))
+        number = self.step_number(step)
+        self.emit(f"OPTC_STEP({number}, optc_copy_rows({to} + {c_dim(step.offset)}, {source}, {sizes}));")
 
     def write_check(self, step: Check) -> None:
         for one, other, message in step.equal:

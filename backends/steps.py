@@ -69,6 +69,31 @@ class View:
 
 
 @dataclass
+class Within:
+    """`output` lies in `whole`, from byte `offset` on, where steps to come write it."""
+
+    name: str
+    whole: Value
+    output: Value
+    offset: Dim
+
+
+@dataclass
+class CopyRows:
+    """Copies `input` into `whole`, from byte `offset` on: `rows` of `nbytes`, which lie `source_pitch` bytes apart and
+    come to lie `pitch` bytes apart."""
+
+    name: str
+    input: Value
+    whole: Value
+    offset: Dim
+    rows: Dim
+    nbytes: Dim
+    pitch: Dim
+    source_pitch: Dim
+
+
+@dataclass
 class Check:
     """Fails the run unless each pair of dims, taken to be equal when types were inferred, is equal; a message has a
     %lld for each of the two."""
@@ -123,7 +148,7 @@ class Scan:
     steps: Steps
 
 
-Step: TypeAlias = "Kernel | CCallStep | View | Check | Trap | HostCall | If | Loop | Scan"
+Step: TypeAlias = "Kernel | CCallStep | View | Within | CopyRows | Check | Trap | HostCall | If | Loop | Scan"
 Steps: TypeAlias = list[Step]
 
 

@@ -14,8 +14,9 @@ import numpy as np
 
 from ..compiler.ir import Graph, Node, Value
 from ..compiler.types import Dim, free_symbols
+from .cexpr import c_dim
 from .packing import Box, Packed
-from .steps import Check, HostCall, If, Kernel, Loop, Scan, Step, Steps, View
+from .steps import Check, CopyRows, HostCall, If, Kernel, Loop, Scan, Step, Steps, View, Within
 
 
 @dataclass
@@ -102,7 +103,7 @@ class Storage:
         self.scratch: dict[int, list[int | None]] = {}  # id(step) -> its scratch buffers, None: allocated while running
         self._place: dict[Value, str] = {}
         self._buffer_of: dict[Value, int] = {}
-        self._alias: dict[Value, Value] = {}
+        self._alias: dict[Value, tuple[Value, Dim]] = {}  # whose bytes these are, from which byte on
         self._clock = 0
         for index, value in enumerate(graph.inputs):
             self._place[value] = f"((char*)in[{index}].data)"
@@ -129,14 +130,23 @@ class Storage:
     # --- places --------------------------------------------------------------------------------------------------
 
     def root(self, value: Value) -> Value:
-        """The value whose bytes these are (through views)."""
+        """The value whose bytes these are (through views and slices)."""
+        return self._resolve(value)[0]
+
+    def _resolve(self, value: Value) -> tuple[Value, Dim]:
+        """The root of a value and the byte of it where the value starts."""
+        offset: Dim = 0
         while value in self._alias:
-            value = self._alias[value]
-        return value
+            value, more = self._alias[value]
+            offset = offset + more
+        return value, offset
 
     def place(self, value: Value) -> str:
         """C expression of the address of the value's first byte."""
-        value = self.root(value)
+        root, offset = self._resolve(value)
+        return self._base(root) if offset == 0 else f"({self._base(root)} + {c_dim(offset)})"
+
+    def _base(self, value: Value) -> str:
         if value.data is not None:
             return self.weights.place(value.name, value.data)
         if value in self.heap:
@@ -150,12 +160,14 @@ class Storage:
         """True if the input shapes alone tell its size."""
         return free_symbols(value.type.dims) <= self.bound
 
-    def alias(self, value: Value, to: Value) -> None:
-        self._alias[value] = to
+    def alias(self, value: Value, to: Value, offset: Dim = 0) -> None:
+        """Makes `value` the bytes of `to` from `offset` on."""
+        self._alias[value] = to, offset
 
     def _reserve_outputs(self, steps: Steps) -> None:
         """A value that a top-level step computes and the graph returns is written where the caller wants it."""
         produced = {v for s in steps if not isinstance(s, View) for v in outputs_of(s)}
+        produced -= {s.output for s in steps if isinstance(s, Within)}
         views = {s.output: s.input for s in steps if isinstance(s, View)}
         for index, value in enumerate(self.graph.outputs):
             while value in views:
@@ -169,6 +181,8 @@ class Storage:
             if isinstance(step, View):
                 self.alias(step.output, step.input)
                 continue
+            if isinstance(step, Within):
+                self.alias(step.output, step.whole, step.offset)
             for graph, inner in nested(step):
                 span = (first, last) if isinstance(step, (Loop, Scan)) else loop
                 for value in graph.inputs:
@@ -237,6 +251,8 @@ def outputs_of(step: Step) -> tuple[Value, ...]:
         return tuple(step.outputs)
     if isinstance(step, View):
         return (step.output,)
+    if isinstance(step, (Within, CopyRows)):
+        return (step.whole,)
     return () if isinstance(step, Check) else step.node.outputs
 
 
@@ -244,9 +260,9 @@ def reads_of(step: Step) -> set[Value]:
     """Every value a step reads, those its subgraphs read (from anywhere) included."""
     if isinstance(step, (Kernel, HostCall)):
         return set(step.inputs)
-    if isinstance(step, View):
+    if isinstance(step, (View, CopyRows)):
         return {step.input}
-    if isinstance(step, Check):
+    if isinstance(step, (Check, Within)):
         return set()
     values = {v for v in step.node.inputs if v is not None}
     if isinstance(step, (If, Loop, Scan)):

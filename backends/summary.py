@@ -7,7 +7,7 @@ from typing import Any
 
 from ..compiler.macs import total_macs
 from ..compiler.types import dim_text
-from .steps import CCallStep, HostCall, Kernel, Lowered, View
+from .steps import CCallStep, CopyRows, HostCall, Kernel, Lowered, View, Within
 from .storage import all_steps
 from .target import Target
 
@@ -43,6 +43,10 @@ def _kind(step: object) -> str:
         return "C op"
     if isinstance(step, View):
         return "view"
+    if isinstance(step, Within):
+        return "slice"
+    if isinstance(step, CopyRows):
+        return "copy"
     return type(step).__name__
 
 

@@ -28,6 +28,7 @@ def lower(
 class _CudaLowering(Lowering):
     templates = TEMPLATES
     has_template = staticmethod(has_template)
+    in_place = False
 
     def group(self, region: Region) -> Kernel | None:
         """The region with a thread an element."""

@@ -33,7 +33,8 @@ class Epilogue(Protocol):
     True gives `[row, c]`, `row` counting all but the last dim in row-major order; then full-size buffers such as a
     residual are declared as `(rows, channels)`. Flat is faster where it suffices: it lets a template treat an image as
     one run of pixels.
-    `dtype` is the element type of what a call returns and the template stores (`result_dtype`).
+    `dtype` is the element type of what a call returns and the template stores (`result_dtype`). Where an epilogue has a
+    `pitch`, the rows of the output lie that many elements apart (`result_pitch`): they are part of longer rows.
     """
 
     buffers: Sequence[Any]
@@ -49,6 +50,11 @@ class Epilogue(Protocol):
 def result_dtype(epilogue: Epilogue | None, dtype: str = "float32") -> str:
     """The element type that a template stores: its own `dtype`, or what its epilogue makes of that."""
     return dtype if epilogue is None else epilogue.dtype
+
+
+def result_pitch(epilogue: Epilogue | None, columns: Dim) -> Dim:
+    """Elements from one row of the output, `columns` long, to the next; the last dim of the output's buffer."""
+    return getattr(epilogue, "pitch", None) or columns
 
 
 def i64(value: Dim) -> Expr:

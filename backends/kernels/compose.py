@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Union
 
 import numpy as np
@@ -121,10 +122,17 @@ class Operand:
 
 
 class Scope:
-    """Composes at one place. `buffers` are the flat views of what lies in memory."""
+    """Composes at one place. `buffers` are the flat views of what lies in memory; `pitches` are of those values whose
+    rows do not follow each other."""
 
-    def __init__(self, dims: DimVars, buffers: Mapping[Value, Any], analyzer: Any = None) -> None:
-        self.dims, self.buffers = dims, buffers
+    def __init__(
+        self,
+        dims: DimVars,
+        buffers: Mapping[Value, Any],
+        analyzer: Any = None,
+        pitches: Mapping[Value, int] = MappingProxyType({}),
+    ) -> None:
+        self.dims, self.buffers, self._pitches = dims, buffers, pitches
         self.analyzer = analyzer or sym.Analyzer()
         self.guards: list[Guard] = []
         self.conditional = False
@@ -195,11 +203,14 @@ class Scope:
 
     def _load(self, value: Value, index: list[Expr]) -> Expr:
         dtype = value.type.dtype
-        offset = linear([self._hoisted(i) for i in index], self.dims.shape(value.type.dims))
-        offset = self.analyzer.simplify(offset)
+        offset = self.analyzer.simplify(self.offset(value, [self._hoisted(i) for i in index]))
         name = tirx.Var(_name(value), exprs.tir_dtype(dtype))
         self._frames[-1].steps.append(Load(name, self.buffers[value], offset))
         return exprs.from_memory(name, dtype)
+
+    def offset(self, value: Value, index: Sequence[Expr]) -> Expr:
+        """Where in its memory an element of `value` lies, in elements."""
+        return linear(index, self.dims.memory(value.type.dims, self._pitches.get(value)))
 
     def inside(
         self,

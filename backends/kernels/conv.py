@@ -37,6 +37,7 @@ from .builder import (
     minimum,
     product,
     result_dtype,
+    result_pitch,
     static,
 )
 from .matmul import MatmulPlan, MatmulSpec, guess
@@ -197,12 +198,13 @@ def build(
     each, kind = spec.c_out // spec.group, plan.tile.arithmetic
     x = buffer("x", (spec.batch, *spec.spatial, spec.c_in), kind.a)
     w = buffer("w", (spec.group, *_panels(spec, plan.tile)), kind.b)
-    y = buffer("y", (spec.batch, *spec.out_spatial, spec.c_out), result_dtype(epilogue, kind.sum))
+    pitch = result_pitch(epilogue, spec.c_out)
+    y = buffer("y", (spec.batch, *spec.out_spatial, pitch), result_dtype(epilogue, kind.sum))
     params = [x, w, *(epilogue.buffers if epilogue else ()), y]
     kb = KernelBuilder()
     strips = ceildiv(g.out[1], plan.strip)
     tasks = known(spec.batch * g.out[0] * strips * plan.groups)
-    output = Output(kb.flat(y), each, epilogue, spec.c_out)
+    output = Output(kb.flat(y), each, epilogue, pitch)
     source = kb.flat(x)
 
     def task(number: Expr, scratch: tuple[Expr, Dim] | None) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..target import Target
-from .builder import Epilogue, Expr, KernelBuilder, buffer, known, product, result_dtype
+from .builder import Epilogue, Expr, KernelBuilder, buffer, known, product, result_dtype, result_pitch
 from .conv import ConvSpec
 from .matmul import guess
 from .windows import Reduction, Windows, emit_windows
@@ -47,7 +47,7 @@ def build(spec: ConvSpec, plan: DepthwisePlan, epilogue: Epilogue | None = None)
     taps = int(product(spec.kernel))
     x = buffer("x", (spec.batch, *spec.spatial, spec.c_in))
     w = buffer("w", (taps, spec.c_in))
-    y = buffer("y", (spec.batch, *spec.out_spatial, spec.c_out), result_dtype(epilogue))
+    y = buffer("y", (spec.batch, *spec.out_spatial, result_pitch(epilogue, spec.c_out)), result_dtype(epilogue))
     weights = kb.flat(w)
 
     def step(acc: Expr, value: Expr, tap: Expr, c: Expr, lanes: int) -> Expr:

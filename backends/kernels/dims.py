@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import tvm
@@ -30,6 +30,10 @@ class DimVars:
 
     def shape(self, dims: Iterable[Dim]) -> list[Any]:
         return [self.expr(d) for d in dims]
+
+    def memory(self, dims: Sequence[Dim], pitch: int | None = None) -> list[Any]:
+        """The dims of the memory that holds a tensor, whose rows may lie `pitch` elements apart."""
+        return self.shape(dims if pitch is None else (*dims[:-1], pitch))
 
     def expr(self, dim: Dim) -> Any:
         """An int64 expression equal to `dim`."""

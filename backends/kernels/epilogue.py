@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from tvm import tirx
@@ -26,18 +27,27 @@ class NodeEpilogue:
     Where quantization is among the nodes no product is fused with an addition, so that all processors give the same
     bits.
 
-    `buffers` are what it reads besides, `values` the IR values (or arrays) to pass for them, in the same order. If all
-    of them are full-size, lie along the last axis or are single numbers, indices are `[row, channel]` (see
+    `pitches` are the elements from row to row of those values, the result among them, whose rows do not follow each
+    other. `buffers` are what it reads besides, `values` the IR values (or arrays) to pass for them, in the same order.
+    If all of them are full-size, lie along the last axis or are single numbers, indices are `[row, channel]` (see
     builder.Epilogue).
     """
 
     def __init__(
-        self, nodes: Sequence[Node], source: Value, bias: Value | None, dims: DimVars, scale: float = 1.0
+        self,
+        nodes: Sequence[Node],
+        source: Value,
+        bias: Value | None,
+        dims: DimVars,
+        scale: float = 1.0,
+        pitches: Mapping[Value, int] = MappingProxyType({}),
     ) -> None:
         self.scale = scale
         self.nodes, self.source, self.bias, self._dims = list(nodes), source, bias, dims
         self._result = self.nodes[-1].outputs[0] if self.nodes else source
         self.dtype = exprs.tir_dtype(self._result.type.dtype)
+        self._pitches = pitches
+        self.pitch = pitches.get(self._result)
         made = {source} | {n.outputs[0] for n in nodes}
         operands = [bias] if bias is not None else []
         operands += [v for n in nodes for v in n.inputs if v is not None and v not in made and not _is_number(v)]
@@ -59,7 +69,8 @@ class NodeEpilogue:
         return len(dims) == len(full) and all(same_dim(a, b) for a, b in zip(dims, full, strict=True))
 
     def _declare(self, value: Value, name: str) -> Any:
-        shape, dtype = self._dims.shape(value.type.dims), exprs.tir_dtype(value.type.dtype)
+        shape = self._dims.memory(value.type.dims, self._pitches.get(value))
+        dtype = exprs.tir_dtype(value.type.dtype)
         if _is_single(value):
             return buffer(name, [1], dtype)
         if self._is_row(value):

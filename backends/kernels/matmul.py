@@ -31,6 +31,7 @@ from .builder import (
     minimum,
     product,
     result_dtype,
+    result_pitch,
     static,
 )
 from .tile import (
@@ -189,7 +190,8 @@ def build(
     kb = KernelBuilder()
     kind = plan.tile.arithmetic
     a = buffer("a", (*rows, full.k) if rows else _operand(full.batch_a, full.m, full.k, full.trans_a), kind.a)
-    y = buffer("y", (*(rows or (*full.batch, full.m)), full.n), result_dtype(epilogue, kind.sum))
+    pitch = result_pitch(epilogue, full.n)
+    y = buffer("y", (*(rows or (*full.batch, full.m)), pitch), result_dtype(epilogue, kind.sum))
     shape = packed_shape(spec, plan)
     extra = list(epilogue.buffers) if epilogue else []
     scratch: Expr | None = None
@@ -210,7 +212,7 @@ def build(
         params = [a, b, *extra, y, workspace]
         panels_of_b = kb.flat(workspace)
         _pack(kb, spec, plan, kb.flat(b), panels_of_b)
-    output = Output(kb.flat(y), spec.n, epilogue, spec.n, plan.touch)
+    output = Output(kb.flat(y), spec.n, epilogue, pitch, plan.touch)
     _multiply(kb, spec, plan, kb.flat(a), panels_of_b, output, scratch)
     return kb.finish(params)
 

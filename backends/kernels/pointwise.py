@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import tvm
@@ -21,7 +22,7 @@ from ...compiler.types import Dim, Shape
 from ..target import Target
 from . import exprs
 from .builder import KernelBuilder, buffer, i64, static
-from .compose import SCALAR_BYTES, Guard, Scope, linear
+from .compose import SCALAR_BYTES, Guard, Scope
 from .dims import DimVars
 from .index import load_all
 from .index.base import stores_rounded
@@ -90,15 +91,17 @@ def build_group(
     target: Target,
     *,
     parallel: bool | None = None,
+    pitches: Mapping[Value, int] = MappingProxyType({}),
 ) -> PointwiseKernel:
     """One kernel that computes `outputs` from `inputs` through `nodes` (topologically ordered).
 
     Constant inputs of up to SCALAR_BYTES and one element are written into the code and dropped from the kernel's
-    inputs. `parallel` overrides the choice made by estimate. Raises UnsupportedError if a node has no index
-    definition in its form.
+    inputs. `parallel` overrides the choice made by estimate, `pitches` are the elements from row to row of
+    inputs and outputs whose rows do not follow each other. Raises UnsupportedError if a node has no index definition
+    in its form.
     """
     load_all()
-    group = Group(nodes, inputs, outputs, target)
+    group = Group(nodes, inputs, outputs, target, pitches)
     flops, moved = group.estimate()
     if parallel is None:
         parallel = max(moved / BYTES_PER_SECOND, flops / FLOPS_PER_SECOND) > PARALLEL_SECONDS
@@ -110,17 +113,23 @@ class Group:
     """A region being made a kernel; a target may put other loops around the elements (`emit_shape`)."""
 
     def __init__(
-        self, nodes: Sequence[Node], inputs: Sequence[Value], outputs: Sequence[Value], target: Target
+        self,
+        nodes: Sequence[Node],
+        inputs: Sequence[Value],
+        outputs: Sequence[Value],
+        target: Target,
+        pitches: Mapping[Value, int] = MappingProxyType({}),
     ) -> None:
         self.nodes, self.outputs, self.target = list(nodes), list(outputs), target
         self.inputs = [v for v in inputs if not _is_immediate(v)]
-        self.dims, self.kb = DimVars(), KernelBuilder()
+        self.dims, self.kb, self.pitches = DimVars(), KernelBuilder(), pitches
         self.params = {v: self._param(f"in{n}", v) for n, v in enumerate(self.inputs)}
         self.results = [self._param(f"out{n}", v) for n, v in enumerate(self.outputs)]
         self.views = {v: self.kb.flat(p) for v, p in self.params.items()}
 
     def _param(self, name: str, value: Value) -> Any:
-        return buffer(name, self.dims.shape(value.type.dims) or [1], exprs.tir_dtype(value.type.dtype))
+        shape = self.dims.memory(value.type.dims, self.pitches.get(value))
+        return buffer(name, shape or [1], exprs.tir_dtype(value.type.dtype))
 
     def estimate(self) -> tuple[float, float]:
         """FLOPs and bytes moved."""
@@ -160,7 +169,7 @@ class Group:
         self, shape: Shape, numbers: Sequence[int], part: Sequence[tuple[Any, Any]]
     ) -> tuple[Nest, list[Guard]]:
         """The nest over one part, (start, extent) an axis, of the outputs of one shape."""
-        scope = Scope(self.dims, self.views)
+        scope = Scope(self.dims, self.views, pitches=self.pitches)
         axes, index = [], []
         for number, (start, extent) in enumerate(part):
             var = tirx.Var(f"i{number}", "int64")
@@ -174,7 +183,7 @@ class Group:
             maker = value.producer
             source = maker.operand(0) if maker in self.nodes and stores_rounded(maker) else value
             element = scope.named(exprs.to_memory(scope.element(source, index), value.type.dtype))
-            offset = scope.analyzer.simplify(linear(index, self.dims.shape(shape)))
+            offset = scope.analyzer.simplify(scope.offset(value, index))
             stores.append(Store(self.kb.flat(self.results[number]), offset, element))
         looped = [a for a in axes if not (isinstance(a.extent, int) and a.extent == 1)]
         return Nest(looped, scope, stores, self.target), scope.guards

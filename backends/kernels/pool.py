@@ -27,6 +27,7 @@ from .builder import (
     minimum,
     product,
     result_dtype,
+    result_pitch,
     splat,
     static,
 )
@@ -85,7 +86,7 @@ def build(spec: PoolSpec, plan: PoolPlan, epilogue: Epilogue | None = None) -> A
     kb = KernelBuilder()
     result = "uint8" if spec.kind == "max" and spec.dtype == "uint8" else "float32"
     x = buffer("x", (spec.batch, *spec.spatial, spec.channels), spec.dtype)
-    y = buffer("y", (spec.batch, *spec.out, spec.channels), result_dtype(epilogue, result))
+    y = buffer("y", (spec.batch, *spec.out, result_pitch(epilogue, spec.channels)), result_dtype(epilogue, result))
     rank = len(spec.kernel)
     windows = Windows(
         known(spec.batch), spec.spatial, spec.out, spec.channels, spec.kernel, spec.strides, spec.dilations,

@@ -24,6 +24,7 @@ from .builder import (
     minimum,
     pieces,
     product,
+    result_pitch,
     static,
 )
 from .exprs import const
@@ -110,6 +111,7 @@ def emit_windows(
     border = known(w.out[2] - inner)
     rows = known(product((w.batch, w.out[0], w.out[1])))
     c = w.channels
+    pitch = result_pitch(epilogue, c)
 
     with kb.loop(rows, "row", parallel=parallel) as row:
         oy = kb.let(floormod(row, w.out[1]), "oy")
@@ -157,7 +159,7 @@ def emit_windows(
                     if epilogue is not None:
                         place = [pixel] if epilogue.flat else [n, *[oz, oy, ox + i][3 - rank :]]
                         value = epilogue(value, [*place, at], width)
-                    kb.store(y, pixel * c + at, value, width)
+                    kb.store(y, pixel * pitch + at, value, width)
 
             with kb.loop(c // lanes, "cv") as cv:
                 if c >= lanes:

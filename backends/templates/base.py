@@ -6,14 +6,15 @@ __init__.py. It returns None where this node's form has no template (the general
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...compiler.errors import OptcError
 from ...compiler.ir import Node, Value
 from ...passes.regions import Region
 from ..codegen import signature
-from ..kernels.builder import itemsize
+from ..kernels.builder import itemsize, static
 from ..kernels.dims import DimVars, dim_of
 from ..kernels.epilogue import NodeEpilogue
 from ..planning import Candidate, Choice, Family, FirstGuess, Planner
@@ -30,6 +31,8 @@ class Anchor:
     target: Target
     dims: DimVars
     planner: Planner = field(default_factory=FirstGuess)
+    pitches: Mapping[Value, int] = field(default_factory=dict)
+    """Elements from row to row of values whose rows do not follow each other (slices.py)."""
 
     @property
     def output(self) -> Value:
@@ -50,13 +53,16 @@ class Anchor:
     def epilogue(self, bias: Value | None = None, scale: float = 1.0) -> Any:
         """A scale, a bias along the last axis, and what follows in the region, as the template's epilogue; None if
         empty."""
-        if bias is None and scale == 1.0 and not self.region.after:
+        if bias is None and scale == 1.0 and not self.region.after and self.output not in self.pitches:
             return None
-        return NodeEpilogue(self.region.after, self.node.outputs[0], bias, self.dims, scale)
+        return NodeEpilogue(self.region.after, self.node.outputs[0], bias, self.dims, scale, self.pitches)
 
     def kernel(self, func: Any, params: Sequence[Param], epilogue: Any, provenance: str) -> Kernel:
         """The call: `params`, what the epilogue reads, the output, and scratch if the template asks for it."""
         known = signature(func)
+        written = known.buffers[-1 if known.workspace is None else -2]
+        if self.output in self.pitches and static(written.shape[-1]) != self.pitches[self.output]:
+            raise OptcError(f"{provenance} does not store rows that lie apart", node=self.node.name)
         names = dict(zip(self.dims.vars, self.dims.symbols, strict=True))
         full: list[Param] = [*params, *(epilogue.values if epilogue else ()), self.output]
         if known.workspace is not None:
@@ -74,13 +80,22 @@ FORMS: dict[str, Callable[[Node], bool]] = {}
 """For templates that take an epilogue: whether they take a node of this form."""
 
 
-def template(*ops: str, form: Callable[[Node], bool] | None = None) -> Callable[[Template], Template]:
-    """Registers a template; `form` says that it takes an epilogue, and for which nodes."""
+PITCHED: set[str] = set()
+"""Ops whose templates store rows at the pitch of their epilogue."""
+
+
+def template(
+    *ops: str, form: Callable[[Node], bool] | None = None, pitched: bool = False
+) -> Callable[[Template], Template]:
+    """Registers a template; `form` says that it takes an epilogue, and for which nodes; `pitched`, that it stores rows
+    as far apart as its epilogue says."""
 
     def add(function: Template) -> Template:
         TEMPLATES.update(dict.fromkeys(ops, function))
         if form is not None:
             FORMS.update(dict.fromkeys(ops, form))
+        if pitched:
+            PITCHED.update(ops)
         return function
 
     return add

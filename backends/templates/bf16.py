@@ -48,7 +48,7 @@ def _call(anchor: Anchor, families: Sequence[Any], spec: Any, weights: Value, co
     return anchor.kernel(func, params, epilogue, str(chosen))
 
 
-@template("optc.ConvBF16", form=is_plain_conv)
+@template("optc.ConvBF16", form=is_plain_conv, pitched=True)
 def _conv(anchor: Anchor) -> Kernel | None:
     node = anchor.node
     if not is_plain_conv(node):
@@ -68,7 +68,7 @@ def is_constant_matmul(node: Node) -> bool:
     return plain and a.type.shape is not None and a.type.rank >= 2
 
 
-@template("optc.MatMulBF16", form=is_constant_matmul)
+@template("optc.MatMulBF16", form=is_constant_matmul, pitched=True)
 def _matmul(anchor: Anchor) -> Kernel | None:
     node = anchor.node
     if not is_constant_matmul(node):

@@ -62,7 +62,7 @@ def is_plain_conv(node: Node) -> bool:
     return w.data is not None and isinstance(x.type.dims[-1], int) and (static or not same)
 
 
-@template("optc.Conv", form=is_plain_conv)
+@template("optc.Conv", form=is_plain_conv, pitched=True)
 def _conv(anchor: Anchor) -> Kernel | None:
     node = anchor.node
     weights = node.operand(1).data

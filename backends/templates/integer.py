@@ -56,7 +56,7 @@ def _call(anchor: Anchor, families: Sequence[Any], spec: Any, weights: Value, re
     return anchor.kernel(func, [anchor.node.operand(0), packed, *rest], epilogue, str(chosen))
 
 
-@template("optc.ConvInteger", form=is_plain_conv)
+@template("optc.ConvInteger", form=is_plain_conv, pitched=True)
 def _conv(anchor: Anchor) -> Kernel | None:
     node = anchor.node
     if not is_plain_conv(node):
@@ -80,7 +80,7 @@ def _is_plain_matmul(node: Node) -> bool:
     return b.data is not None and b.type.rank == 2 and a.type.shape is not None and a.type.rank >= 2
 
 
-@template("optc.MatMulInteger", form=_is_plain_matmul)
+@template("optc.MatMulInteger", form=_is_plain_matmul, pitched=True)
 def _matmul(anchor: Anchor) -> Kernel | None:
     node = anchor.node
     if not _is_plain_matmul(node):

@@ -34,7 +34,7 @@ def _is_row(value: Value | None) -> bool:
     )
 
 
-@template("MatMul", "Gemm", "optc.MatMul", form=_is_plain_matmul)
+@template("MatMul", "Gemm", "optc.MatMul", form=_is_plain_matmul, pitched=True)
 def _matmul(anchor: Anchor) -> Kernel | None:
     node = anchor.node
     if not _is_plain_matmul(node):

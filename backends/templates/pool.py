@@ -25,7 +25,7 @@ def _is_plain_pool(node: Node) -> bool:
     return isinstance(x.type.dims[-1], int) and (static or not same)
 
 
-@template("optc.MaxPool", "optc.AveragePool", form=_is_plain_pool)
+@template("optc.MaxPool", "optc.AveragePool", form=_is_plain_pool, pitched=True)
 def _pool(anchor: Anchor) -> Kernel | None:
     node = anchor.node
     kernel, source = attr_ints(node, "kernel_shape"), _source(anchor)

@@ -33,6 +33,7 @@ from ..builder import (
     minimum,
     product,
     result_dtype,
+    result_pitch,
     static,
 )
 from ..conv import ConvSpec
@@ -140,14 +141,15 @@ class _Conv:
         b = buffer("w", (spec.group * self.walk.packed(self.each),), kind.b)
         bias = buffer("bias", (spec.c_out,), kind.sum)
         pads = [buffer("pad", (1,), kind.a)] if any(spec.pads) and not kind.is_float else []
-        y = buffer("y", (spec.batch, *spec.out_spatial, spec.c_out), result_dtype(epilogue, kind.sum))
+        pitch = result_pitch(epilogue, spec.c_out)
+        y = buffer("y", (spec.batch, *spec.out_spatial, pitch), result_dtype(epilogue, kind.sum))
         slack = ROWS * plan.block.rows * self.strip.unit + SLACK
         self.share = known(self.strip.elements + slack)
         workspace = buffer(WORKSPACE, (plan.workers, self.share), kind.a)
         self.params = [x, b, bias, *pads, *(epilogue.buffers if epilogue else ()), y, workspace]
         self.x, self.b, self.bias, self.scratch = kb.flat(x), kb.flat(b), kb.flat(bias), kb.flat(workspace)
         self.pad = kb.load(kb.flat(pads[0]), 0) if pads else i64(0) if any(spec.pads) else None
-        self.output = Output(kb.flat(y), spec.c_out, epilogue)
+        self.output = Output(kb.flat(y), pitch, epilogue)
 
     def build(self) -> Any:
         kb, plan, strip = self.kb, self.plan, self.strip

@@ -29,6 +29,7 @@ from ..builder import (
     pieces,
     product,
     result_dtype,
+    result_pitch,
     static,
 )
 from ..matmul import MatmulSpec, guess
@@ -135,8 +136,9 @@ def build(
     a = buffer("a", (*(rows or (*spec.batch_a, spec.m)), k), kind.a)
     b = buffer("b", (walk.packed(n),), kind.b)
     bias = buffer("bias", (n,), kind.sum)
-    y = buffer("y", (*(rows or (*spec.batch_a, spec.m)), n), result_dtype(epilogue, kind.sum))
-    output = Output(kb.flat(y), n, epilogue)
+    pitch = result_pitch(epilogue, n)
+    y = buffer("y", (*(rows or (*spec.batch_a, spec.m)), pitch), result_dtype(epilogue, kind.sum))
+    output = Output(kb.flat(y), pitch, epilogue)
     batch = () if flat else spec.batch_a
     m = known(product((*spec.batch_a, spec.m)) if flat else spec.m)
     block_rows = plan.block.rows * ROWS

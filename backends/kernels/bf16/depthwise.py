@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ...target import Target
-from ..builder import Epilogue, Expr, KernelBuilder, buffer, known, product, result_dtype
+from ..builder import Epilogue, Expr, KernelBuilder, buffer, known, product, result_dtype, result_pitch
 from ..conv import ConvSpec
 from ..depthwise import DepthwisePlan, pack_weights
 from ..depthwise import plans as float_plans
@@ -26,7 +26,7 @@ def build(spec: ConvSpec, plan: DepthwisePlan, epilogue: Epilogue | None = None)
     kb = KernelBuilder()
     x = buffer("x", (spec.batch, *spec.spatial, spec.c_in), "uint16")
     w = buffer("w", (int(product(spec.kernel)), spec.c_in))
-    y = buffer("y", (spec.batch, *spec.out_spatial, spec.c_out), result_dtype(epilogue))
+    y = buffer("y", (spec.batch, *spec.out_spatial, result_pitch(epilogue, spec.c_out)), result_dtype(epilogue))
     weights = kb.flat(w)
 
     def step(acc: Expr, value: Expr, tap: Expr, c: Expr, lanes: int) -> Expr:

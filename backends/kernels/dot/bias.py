@@ -11,7 +11,7 @@ from typing import Any
 
 from tvm import tirx
 
-from ..builder import Epilogue, Expr, buffer, i64
+from ..builder import Epilogue, Expr, buffer, i64, result_pitch
 
 
 class Biased:
@@ -34,6 +34,7 @@ class Biased:
             self._added.append(buffer("lacking", (columns,), dtype))
         self.buffers: Sequence[Any] = [*self._added, *between, *(inner.buffers if inner else ())]
         self.flat = inner is None or inner.flat
+        self.pitch = result_pitch(inner, columns)
         self.dtype = dtype if inner is None else inner.dtype
 
     def __call__(self, value: Expr, indices: Sequence[Expr], lanes: int) -> Expr:

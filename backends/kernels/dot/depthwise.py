@@ -36,6 +36,7 @@ from ..builder import (
     known,
     minimum,
     result_dtype,
+    result_pitch,
     splat,
 )
 from ..conv import ConvSpec
@@ -106,7 +107,8 @@ def build(spec: ConvSpec, plan: DepthwisePlan, epilogue: Epilogue | None = None)
     w = buffer("w", (band.blocks, plan.rows, shape.kernel[2], band.quads, plan.lanes * kind.depth), kind.b)
     pad = buffer("pad", (1,), "uint8") if spec.padded else None
     added = [buffer(name, (spec.c_out,), kind.sum) for name in ("bias", *(["lacking"] if kind.shift else []))]
-    y = buffer("y", (spec.batch, *spec.out_spatial, spec.c_out), result_dtype(epilogue, kind.sum))
+    pitch = result_pitch(epilogue, spec.c_out)
+    y = buffer("y", (spec.batch, *spec.out_spatial, pitch), result_dtype(epilogue, kind.sum))
     share = known(band.quads * shape.columns * plan.lanes)
     workspace = buffer(WORKSPACE, (plan.workers, share), "int32")
     kb = KernelBuilder()
@@ -357,13 +359,14 @@ class _Emitter:
                 for quad in quads:
                     for pixel in range(count):
                         products(quad, kx * dilation + pixel * stride, [(pixel, kx)])
+        pitch = result_pitch(self.epilogue, band.spec.c_out)
         for row in range(height):
             first = kb.let((image * shape.out[1] + oy + row) * shape.out[2] + ox, "pixel")
-            to = kb.let(first * band.spec.c_out + c, "to")
+            to = kb.let(first * pitch + c, "to")
             for p in range(count):
                 logical = {1: [oy + row], 2: [oy + row, ox + p], 3: [oz, oy + row, ox + p]}[len(band.spec.spatial)]
                 indices = [first + p] if self.epilogue and self.epilogue.flat else [n, *logical]
                 value = kb.load(acc, (row * count + p) * lanes, lanes)
                 if self.epilogue is not None:
                     value = self.epilogue(value, [*indices, c], lanes)
-                kb.store(self.y, to + p * band.spec.c_out, value, lanes)
+                kb.store(self.y, to + p * pitch, value, lanes)

@@ -29,6 +29,13 @@ static inline int64_t optc_bytes(const optc_tensor* t) {
   return n;
 }
 
+/* Copies rows of `bytes` bytes that lie apart by the pitches, in bytes. */
+static inline int32_t optc_copy_rows(char* to, const char* from, int64_t rows, int64_t bytes, int64_t to_pitch,
+                                     int64_t from_pitch) {
+  for (int64_t row = 0; row < rows; row++) memcpy(to + row * to_pitch, from + row * from_pitch, (size_t)bytes);
+  return OPTC_OK;
+}
+
 /* Makes *to a copy of `from` in memory of its own, releasing what *to held (NULL at first). */
 static inline int32_t optc_assign(optc_context* context, optc_tensor* to, optc_tensor from) {
   int64_t bytes = optc_bytes(&from);
