@@ -7,7 +7,8 @@
 Every zoo model at its static shape, optc beside the peers of that precision in one process, interleaved (see bench.py).
 Each model has a process of its own: one that fails, or is killed for its memory or time, is named in the page, and the
 rest go on. With --resume FILE rows are kept there, a line of JSON each as it is measured, and a second run goes on.
---prepare only compiles and quantizes, so that a run afterwards measures from the first minute.
+--prepare only compiles and quantizes, so that a run afterwards measures from the first minute; --tune SECONDS tunes
+before that. Artifacts are then compiled with the tuning database that --db names, here and when measuring.
 """
 
 from __future__ import annotations
@@ -72,10 +73,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--limit", type=float, default=LIMIT_SECONDS, help="seconds a model, all included")
     parser.add_argument("--resume", type=Path, help="keep rows here, and do not measure again what it holds")
     parser.add_argument("--prepare", action="store_true", help="fill the caches and measure nothing")
+    parser.add_argument("--db", type=Path, help="tuning database for optc")
+    parser.add_argument("--tune", type=float, default=0.0, help="with --prepare and --db: seconds of tuning a model")
     parser.add_argument("--markdown", type=Path, help="write the page here")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     words = list(sys.argv[1:] if argv is None else argv)
+    if args.tune and not (args.prepare and args.db):
+        parser.error("--tune needs --prepare and --db")
     if args.child:
         return _child(args)
     names = args.models or models.names()
@@ -137,9 +142,9 @@ def _child(args: argparse.Namespace) -> int:
     holds = known(args.accuracy).get(name, {})
     have = read_rows(args.child)
     try:
-        with Bench(COMPARISONS[args.precision], name) as bench:
+        with Bench(COMPARISONS[args.precision], name, args.db) as bench:
             if args.prepare:
-                failures = bench.prepare()
+                failures = bench.prepare(args.tune)
                 print(f"{name:<24} ready{''.join(f'; {s}: {why}' for s, why in failures.items())}", flush=True)
                 return 0
             for count in _counts(args):

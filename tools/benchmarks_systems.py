@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import models
 from ..backends.runtime.model import load
-from ..compiler.driver import compile_to
+from ..compiler.driver import compile_to, tune_model
 from ..compiler.options import Calibration, Options
 from ..models.zoo import ZooModel
 from .accuracy import CALIBRATION, budget_of
@@ -101,10 +101,13 @@ def at_shapes(sample: dict[str, np.ndarray], shapes: Mapping[str, tuple[int, ...
 
 
 class Bench:
-    """One zoo model and all systems of a page, at the model's static shape. Use as a context: it keeps artifacts."""
+    """One zoo model and all systems of a page, at the model's static shape. Use as a context: it keeps artifacts.
 
-    def __init__(self, page: Comparison, name: str) -> None:
-        self.page, self.model = page, models.get(name)
+    `db` is a tuning database for optc.
+    """
+
+    def __init__(self, page: Comparison, name: str, db: Path | None = None) -> None:
+        self.page, self.model, self.db = page, models.get(name), db
         self.path = self.model.path()
         self.sample = at_shapes(self.model.inputs(), self.model.static_shapes)
         self.shapes = {key: array.shape for key, array in self.sample.items()}
@@ -117,12 +120,16 @@ class Bench:
     def __exit__(self, *_: object) -> None:
         self._folder.cleanup()
 
-    def prepare(self) -> dict[str, str]:
+    def prepare(self, tuning: float = 0.0) -> dict[str, str]:
         """Compiles and quantizes for every system, so that `measure` finds all in caches; returns what failed.
 
-        Raises OptcError if optc cannot compile the model.
+        Before, measures kernels into the database for about so many seconds for each of optc's ways. Raises OptcError
+        if optc cannot compile the model.
         """
         for name in self.page.own:
+            if tuning and self.db:
+                options, calibration = own_options(name, self.model, self.shapes, self.db)
+                tune_model(self.path, options, tuning, calibration=calibration)
             self.artifact(name)
         failures = {}
         for name in self.page.rivals:
@@ -137,7 +144,7 @@ class Bench:
         """The file of one of optc's ways."""
         path = Path(self._folder.name) / f"{name}.optc"
         if not path.exists():
-            options, calibration = own_options(name, self.model, self.shapes)
+            options, calibration = own_options(name, self.model, self.shapes, self.db)
             compile_to(self.path, path, options, calibration=calibration)
         return path
 
@@ -176,14 +183,15 @@ class Bench:
 
 
 def own_options(
-    name: str, model: ZooModel, shapes: Mapping[str, tuple[int, ...]]
+    name: str, model: ZooModel, shapes: Mapping[str, tuple[int, ...]], db: Path | None = None
 ) -> tuple[Options, Calibration | None]:
     """How optc compiles a zoo model at fixed shapes: `name` is "optc fp32", "optc bf16" or "optc int8"."""
+    tuned = str(db) if db else None
     if name == "optc int8":
         samples = [at_shapes(s, model.static_shapes) for s in model.samples("calibration", OWN_CALIBRATION)]
-        options = Options(shapes=shapes, int8=True, accuracy_budget=budget_of(model.name))
+        options = Options(shapes=shapes, int8=True, accuracy_budget=budget_of(model.name), db=tuned)
         return options, Calibration(samples, digest(model.path(), samples, "calibration"))
-    return Options(shapes=shapes, bf16=name == "optc bf16"), None
+    return Options(shapes=shapes, bf16=name == "optc bf16", db=tuned), None
 
 
 def _one_line(error: Exception) -> str:
