@@ -24,6 +24,7 @@ from ..backends.jit import jit
 from ..backends.kernels import conv, depthwise, matmul
 from ..backends.kernels.conv import ConvSpec
 from ..backends.kernels.matmul import MatmulSpec
+from ..backends.packing import Packed
 from ..backends.steps import Kernel
 from ..backends.target import Target
 from ..compiler.ir import Value
@@ -198,8 +199,8 @@ def integer_conv_layer(name: str, size: tuple[int, int], c_in: int, c_out: int, 
         y = aligned(np.empty((1, *out, c_out), np.uint8))
         arrays: list[np.ndarray] = []
         for param in step.params:
-            if isinstance(param, np.ndarray):
-                arrays.append(aligned(param))
+            if isinstance(param, (np.ndarray, Packed)):
+                arrays.append(aligned(param.array if isinstance(param, Packed) else param))
             elif isinstance(param, Value):
                 arrays.append(y if param is step.outputs[0] else aligned(x if param.data is None else param.data))
         call: Callable[[], None] = jit({"f": step.func}, target, threads)["f"].bind(*arrays)
