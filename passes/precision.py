@@ -38,6 +38,8 @@ products)."""
 MOVES = frozenset({"Concat", "Expand", "Slice", "Split", "Tile", "Transpose", "optc.DepthToSpace"})
 """Ops that only move the elements of float operands; so do all views."""
 
+PRODUCTS = ("optc.ConvBF16", "optc.MatMulBF16")
+
 
 @dataclass(frozen=True)
 class StoreBF16:
@@ -48,9 +50,9 @@ class StoreBF16:
 
     def run(self, graph: Graph, ctx: PassContext) -> bool:
         """Nested graphs (branches and bodies of loops) stay in f32."""
-        if not any(is_product(node) for node in graph.nodes):
-            return False
         choice = _Choice(graph)
+        if not choice.products:
+            return False
         choice.flow(self.regions(graph))
         ctx.count(self.name, _Rewriter(graph, choice).run())
         return True
@@ -91,6 +93,7 @@ class _Choice:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
+        self.products = {node for node in graph.nodes if is_product(node)}
         self.stored: dict[Value, None] = {}
         self.moves: set[Node] = set()
         self._takes: dict[Node, bool] = {}
@@ -113,17 +116,17 @@ class _Choice:
             return True
         if value.is_output or len(maker.outputs) > 1:
             return False
-        if any(isinstance(u.user, Node) and is_product(u.user) and u.slot == 0 for u in value.uses):
+        if any(u.user in self.products and u.slot == 0 for u in value.uses):
             return True
-        near = any(is_product(n) for n in region.nodes) or any(v in self.stored for v in region.inputs)
-        return near and _writes(region) and all(map(self.takes, value.uses))
+        near = not self.products.isdisjoint(region.nodes) or any(v in self.stored for v in region.inputs)
+        return near and self._writes(region) and all(map(self.takes, value.uses))
 
     def takes(self, use: Use) -> bool:
         """Whether a reader reads bf16 as easily as f32."""
         user = use.user
         if not isinstance(user, Node) or user.graph is not self.graph or user.subgraphs:
             return False
-        if is_product(user):
+        if user in self.products:
             return use.slot == 0
         if op_of(user).pointwise or use.slot in READS_THROUGH.get(user.op, ()):
             return user.op != "optc.Conv" or is_depthwise(user)
@@ -135,6 +138,12 @@ class _Choice:
             self._takes[node] = all(all(map(self.takes, v.uses)) and not v.is_output for v in node.outputs)
         return self._takes[node]
 
+    def _writes(self, region: Region) -> bool:
+        """Whether a Cast behind the region becomes part of it: it ends pointwise or in an anchor that may be followed.
+        """
+        last = region.last
+        return op_of(last).pointwise or last in self.products or last.op in READS_THROUGH
+
     def _moves_on(self, node: Node) -> bool:
         moved = _moved(node)
         return bool(moved) and self._passes_on(node) and all(node.operand(i) in self.stored for i in moved)
@@ -145,12 +154,6 @@ def _moved(node: Node) -> Sequence[int]:
     if node.op == "Concat":
         return range(len(node.inputs))
     return (0,) if node.op in MOVES or (op_of(node).view and node.op != "Cast") else ()
-
-
-def _writes(region: Region) -> bool:
-    """Whether a Cast behind the region becomes part of it: it ends pointwise or in an anchor that may be followed."""
-    last = region.last
-    return op_of(last).pointwise or is_product(last) or last.op in READS_THROUGH
 
 
 class _Rewriter:
@@ -172,9 +175,9 @@ class _Rewriter:
                     value.type = value.type.with_dtype(DType.BF16)
                     self._short[value] = value
                 continue
-            if is_product(node):
+            if node in self.choice.products:
                 node = self._product(node)
-            self._widen_operands(node)
+            self._widen_operands(node, 2 if node.op in PRODUCTS else 0)
             for value, is_stored in zip(node.outputs, stored, strict=True):
                 if is_stored:
                     self._short[value] = self._cast(value, DType.BF16, node._next)
@@ -184,12 +187,12 @@ class _Rewriter:
         loc = value.producer.loc if value.producer else None
         return self.graph.emit("Cast", [value], {"to": to}, names=[value.name], before=before, loc=loc).output
 
-    def _widen_operands(self, node: Node) -> None:
-        """Each reader has its own Cast, right before it, that its kernel can take in."""
-        for value in dict.fromkeys(v for v in node.inputs if v in self._short):
+    def _widen_operands(self, node: Node, first: int) -> None:
+        """From operand `first` on. Each reader has its own Cast, right before it, that its kernel can take in."""
+        for value in dict.fromkeys(v for v in node.inputs[first:] if v in self._short):
             wide = self._cast(self._short[value], DType.F32, node)
             for slot, operand in enumerate(node.inputs):
-                if operand is value:
+                if operand is value and slot >= first:
                     self.graph.set_input(node, slot, wide)
 
     def _product(self, node: Node) -> Node:

@@ -81,9 +81,9 @@ def plans(spec: ConvSpec, target: Target, kind: TileType = U8_S8) -> Iterator[Co
     images = (static(spec.batch) or 1) * (static(strip.out[0]) or 1)  # an unknown batch may well be one
     each = spec.c_out // spec.group
     walk = Walk.of(kind, strip.lengths())
-    depth = sum(walk.lengths)
-    workers = target.num_cores if spec.macs >= matmul.PARALLEL_MACS else 1
-    row_bytes = guess(strip.pitch) * strip.unit * strip.kernel[0] * len(strip.residues)
+    depth = sum(walk.lengths) * kind.itemsize
+    workers = target.num_cores if spec.macs * kind.itemsize >= matmul.PARALLEL_MACS else 1
+    row_bytes = guess(strip.pitch) * strip.unit * strip.kernel[0] * len(strip.residues) * kind.itemsize
     for block in blocks(Shape(rows * width, each, depth, walk.steps, strip.kernel[1] * strip.kernel[2]), target):
         strips = -(-rows * row_bytes // (target.l2 // 2))
         parts, segment = 1, None
@@ -192,7 +192,8 @@ class _Conv:
         runs = [i64(run) for run in strip.runs()]
 
         def store(panel: Panel, block: Expr, slot: Expr, first: Dim, last: Dim) -> None:
-            for at in (i * ROWS for i in range(plan.block.rows)):
+            with kb.loop(plan.block.rows, "tile") as tile:
+                at = tile * ROWS
                 self._store(tiles, columns, panel, place, slot, block * step, at + first, at + last)
 
         for panels in columns.ranges(part, plan.parts):

@@ -37,7 +37,8 @@ from .tiles import Block, Columns, Output, Panel, Pipeline, Source, Tiles
 from .walk import Walk
 
 PARALLEL_MACS = 16_000_000
-"""Products below this many multiply-adds (about 15 microseconds) run on one thread."""
+"""Products below this many multiply-adds of bytes (about 15 microseconds) run on one thread; each of bfloat16 takes as
+long as two."""
 FEWEST_BLOCKS = 16
 """Blocks of rows that a panel of B is worth fetching for."""
 L2_CYCLES = 30.0
@@ -71,16 +72,18 @@ def plans(spec: MatmulSpec, target: Target, kind: TileType = U8_S8) -> Iterator[
         raise UnsupportedError("no AMX kernel for this product", found=spec)
     total, n, k = product((*spec.batch_a, spec.m)), int(spec.n), int(spec.k)
     rows = guess(total)
-    workers = target.num_cores if static(total) is None or rows * n * k >= PARALLEL_MACS else 1
-    for block in blocks(Shape(rows, n, k, walk_of(spec, kind).steps), target):
+    bytes_k = k * kind.itemsize
+    workers = target.num_cores if static(total) is None or rows * n * bytes_k >= PARALLEL_MACS else 1
+    for block in blocks(Shape(rows, n, bytes_k, walk_of(spec, kind).steps), target):
         # All rows pass a panel before the next one comes, as far as they and their results stay in L2.
-        chunk = max(FEWEST_BLOCKS, target.l2 // (block.rows * ROWS * (n + k)))
+        chunk = max(FEWEST_BLOCKS, target.l2 // (block.rows * ROWS * (n * kind.itemsize + bytes_k)))
         yield MatmulPlan(block, chunk, workers if n > rows else 1, workers, kind)
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A product for estimates: `reuse`: how often it reads an element of A for other columns of k (taps)."""
+    """A product for estimates: `depth` is the bytes of a row of A, `reuse` how often it reads an element of A for other
+    columns of k (taps)."""
 
     rows: int
     columns: int
