@@ -418,7 +418,12 @@ def _strip(
             else:
                 row_tiles(kb, plan.width, g.out[2], lambda ox, tw: tile(oy, th, ox, tw))
 
-        row_tiles(kb, plan.height, g.out[1], line, strip, plan.strip)
+        def own(oy: Dim, th: int) -> None:
+            """Rows left over lie in one strip, but the strip before it may end where they begin."""
+            with kb.when(oy < top + plan.strip if th < plan.height else True):
+                line(oy, th)
+
+        row_tiles(kb, plan.height, g.out[1], own, strip, plan.strip)
 
 
 def _clip(kb: KernelBuilder, g: _Geometry, run: Run, c: int, oy: Dim, ox: Dim, count: int) -> Run:
