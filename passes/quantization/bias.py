@@ -9,31 +9,28 @@ inputs: then the layers' corrections do not depend on each other and one run fin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from ...compiler.ir import Graph, Node
-from .execute import Sample
+from ...compiler.ir import Node
 from .insert import Choice, bias_place, quantized_operands
-from .measure import Trial, measure_each
+from .measure import Trial
 from .placement import Placement
+from .record import Recorded
 from .report import Kept
 
 
 def shifts_of(
-    graph: Graph, placement: Placement, choice: Choice, fit: Sequence[Sample], judge: Sequence[Sample]
+    placement: Placement, choice: Choice, fit: Recorded, judge: Recorded
 ) -> tuple[dict[Node, np.ndarray], dict[Node, Kept]]:
     """What to add to each layer's bias, f64 [channels], and what that does.
 
-    The means come from the samples `fit`; a correction is kept where it lowers the error on the samples `judge`.
+    The means come from `fit`; a correction is kept where it lowers the error on `judge`.
     """
     layers = [n for n in placement.layers if bias_place(n) is not None]
     trials = [Trial(n, quantized_operands(n, choice)) for n in layers]
     shifts: dict[Node, np.ndarray] = {}
     steps: dict[Node, Kept] = {}
-    seen, plain = measure_each(graph, trials, fit, judge)
-    for node, found, before in zip(layers, seen, plain, strict=True):
+    for node, found, before in zip(layers, fit.measure(trials), judge.measure(trials), strict=True):
         shift = found.shift
         after = before.shifted(shift)
         keep = after.noise < before.noise  # false for what is not finite

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...compiler.errors import CalibrationError, OptcError
-from ...compiler.ir import Node
+from ...compiler.ir import Graph, Node
 from ...compiler.macs import macs
 from ...compiler.options import Metric, Run
 from ...compiler.printing import print_graph
@@ -154,7 +154,7 @@ def walk(
 class _Walker:
     def __init__(self, study: Study, found: Walk, metric: Metric, state: _State | None, say: Say) -> None:
         self._study, self._found, self._metric, self._state, self._say = study, found, metric, state, say
-        self._work = work_of(study)
+        self._work = work_of(study.graph, study.placement.layers, next(iter(study.samples), None))
         self._known = state.steps() if state is not None else {}
 
     def go(self, names: Sequence[str], samples: Sequence[Sample]) -> None:
@@ -251,15 +251,15 @@ def harm_of(study: Study, names: Collection[str], samples: Sequence[Sample], say
     return harm
 
 
-def work_of(study: Study) -> dict[str, int]:
-    """Multiply-adds of each layer for the first sample; weights where a size depends on data."""
+def work_of(graph: Graph, layers: Iterable[Node], sample: Sample | None) -> dict[str, int]:
+    """Multiply-adds of each layer for a sample; weights where a size depends on data."""
     sizes: dict[Any, Any] = {}
-    for value in study.graph.inputs:
-        array = study.samples[0][value.name] if study.samples else None
+    for value in graph.inputs:
+        array = sample[value.name] if sample is not None else None
         declared = zip(value.type.shape or (), () if array is None else array.shape, strict=False)
         sizes |= {dim: size for dim, size in declared if not isinstance(dim, int)}
     work: dict[str, int] = {}
-    for node in study.placement.layers:
+    for node in layers:
         (count,) = substitute((macs(node),), sizes)
         least = node.operand(1).type.numel
         work[node.name] = work.get(node.name, 0) + next(n for n in (count, least, 1) if isinstance(n, int))

@@ -18,10 +18,11 @@ from .causes import Facts, cause_of, facts_of
 from .equalize import scaled_weights, weight_range
 from .execute import Runner, Sample
 from .insert import Affine, channel_axis, nearest
-from .measure import Trial, decibels, measure
+from .measure import Trial, decibels
 from .observers import Range
 from .placement import Placement
 from .ranges import CANDIDATES, grids_of
+from .record import JUDGED, Recorded
 from .whatif import FLOAT, Fix, WhatIf, floats_of, output_channels
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ _WORTH = 0.5
 _SENSITIVE = 1.0
 """Decibels at the model's output that the noise of an exact layer costs for it to be told."""
 KEEP_FLOAT = "keep float"
+_OF_THE_RANGE = frozenset({"channel spread", "clipped tail", "outlier range", "rounding of the input"})
+_OF_THE_WEIGHTS = frozenset({"bias overflow", "weight rounding"})
+"""Causes that another range, or equalized channels, may help against."""
 
 
 @dataclass(frozen=True)
@@ -90,17 +94,16 @@ def diagnose(
     layers, samples = placement.layers, list(study.samples[:_PROBES])
     if not layers or not samples:
         return Diagnosis((), {})
-    whole = _Whole(study, placement, samples)
-    alone = _alone(study, layers, samples)
+    alone, harm = _alone(study, layers, samples), harm or {}
+    order = sorted(layers, key=lambda n: (-harm.get(n.name, 0.0), alone[n][0]))
+    whole = _Whole(study, placement, samples, order[:worst])
     facts = facts_of(study, layers, samples)
     rows = []
-    for node in layers:
+    for node in order:
         known = replace(facts[node], snr=whole.snr(node.outputs[0].name), alone=alone[node][0])
         known = replace(known, input_only=alone[node][1], weights_only=alone[node][2])
         cause, detail = cause_of(known)
         rows.append((node, known, Row(node.name, node.op, known.snr, known.alone, cause, detail)))
-    harm = harm or {}
-    rows.sort(key=lambda row: (-harm.get(row[2].layer, 0.0), row[1].alone))
     tried = [whole.best_fix(row, node, known) for node, known, row in rows[:worst]]
     outputs = {name: whole.snr(name) for name in whole.outputs}
     return Diagnosis((*tried, *(row for _, _, row in rows[worst:])), outputs)
@@ -112,7 +115,7 @@ def _alone(study: Study, layers: Sequence[Node], samples: Sequence[Sample]) -> d
     for node in layers:
         grid, weights = study.choice.grids[node.operand(0)], study.choice.weights_of(node)
         trials += [Trial(node, {0: grid, 1: weights}), Trial(node, {0: grid}), Trial(node, {1: weights})]
-    outcomes = iter(measure(study.graph, trials, samples))
+    outcomes = iter(Recorded(study.graph, layers, samples, rows=JUDGED).measure(trials))
     found = {}
     for node in layers:
         both, x, w = next(outcomes), next(outcomes), next(outcomes)
@@ -125,7 +128,7 @@ def _alone(study: Study, layers: Sequence[Node], samples: Sequence[Sample]) -> d
 class _Whole:
     """The whole int8 model beside the float one, every layer's output watched."""
 
-    def __init__(self, study: Study, placement: Placement, samples: Sequence[Sample]) -> None:
+    def __init__(self, study: Study, placement: Placement, samples: Sequence[Sample], asked: Sequence[Node]) -> None:
         self._study, self._samples = study, samples
         graph = study.graph
         watch = [n.outputs[0] for n in placement.layers]
@@ -136,7 +139,7 @@ class _Whole:
         for sample in samples:
             results = runner.run(sample)
             self._expected.append(results | {name: results[value] for name, value in named.items()})
-        self._switch = WhatIf(graph, placement, study.choice, watch)
+        self._switch = WhatIf(graph, placement, study.choice, watch, asked)
         self._found = [self._switch.run(s) for s in samples]
         self._by_method = {m: grids_of(placement, study.histograms, m) for m in CANDIDATES}
 
@@ -157,7 +160,7 @@ class _Whole:
         layer, output = node.outputs[0].name, self.outputs[0]
         before = self.snr(output)
         tried: list[tuple[float, float, str]] = []
-        for name, fix in self._fixes(node, facts):
+        for name, fix in self._fixes(row.cause, node, facts):
             found = [self._switch.run(s, {node: fix}) for s in self._samples]
             gain = self.snr(layer, found) - row.snr_db
             tried.append((gain, self.snr(output, found) - before, name))
@@ -170,15 +173,16 @@ class _Whole:
             row = replace(row, cause="sensitive", detail=f"{row.detail}, but what follows amplifies its error")
         return replace(row, fix=chosen[2], gain_db=chosen[0], output_gain_db=chosen[1])
 
-    def _fixes(self, node: Node, facts: Facts) -> Iterator[tuple[str, Fix]]:
-        """What to try, float last. A mean that was corrected for the old quantization is not for another."""
+    def _fixes(self, cause: str, node: Node, facts: Facts) -> Iterator[tuple[str, Fix]]:
+        """What may help against the cause, float last. A mean that was corrected for the old quantization is not for
+        another."""
         value, none = node.operand(0), np.zeros(output_channels(node))
         seen = {self._study.choice.grids[value]}
-        for method, grids in self._by_method.items():
+        for method, grids in self._by_method.items() if cause in _OF_THE_RANGE else ():
             if value in grids and grids[value] not in seen:
                 seen.add(grids[value])
                 yield f"range by {method}", Fix(grid=grids[value], shift=none)
-        divisor = equalizer(node, facts.channels)
+        divisor = equalizer(node, facts.channels) if cause in _OF_THE_RANGE | _OF_THE_WEIGHTS else None
         if divisor is not None:
             grid, weights = _equalized(node, facts, divisor)
             yield "equalize channels", Fix(grid, weights, divisor, none)

@@ -84,23 +84,17 @@ def channel_of(node: Node) -> int:
 
 def measure(graph: Graph, trials: Sequence[Trial], samples: Iterable[Sample]) -> list[Outcome]:
     """The outcome of each trial over the samples (empty outcomes without samples). `graph` is not changed."""
-    return measure_each(graph, trials, samples)[0]
-
-
-def measure_each(graph: Graph, trials: Sequence[Trial], *sets: Iterable[Sample]) -> list[list[Outcome]]:
-    """The outcomes over each of several sets of samples."""
     copies: dict[Value, Value] = {}
     copy = graph.clone(copies)
     builder = _Builder(copy, copies)
     names = [builder.add(trial) for trial in trials]
     wanted = list(dict.fromkeys(name for each in names for name in each))
-    found = [[Outcome(0.0, 0.0, np.zeros(1)) for _ in trials] for _ in sets]
+    outcomes = [Outcome(0.0, 0.0, np.zeros(1)) for _ in trials]
     if trials:
         runner = Runner(copy, wanted, brief=True)
-        for outcomes, samples in zip(found, sets, strict=True):
-            for sample in samples:
-                _take(outcomes, names, runner.run(sample))
-    return found
+        for sample in samples:
+            _take(outcomes, names, runner.run(sample))
+    return outcomes
 
 
 def _take(outcomes: Sequence[Outcome], names: Sequence[tuple[str, str, str, str]], results: Sample) -> None:

@@ -141,7 +141,18 @@ _COARSE_TO_FINE = (
 _ENOUGH = 0.999
 """A round that lowers the error to no less than this share of it was the last."""
 _ROUNDS = 4
-Bins = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+class _Bins(NamedTuple):
+    """A histogram's bins as the search reads them: `edges` f64 [e] ascending, the places there of each wide bin's
+    `lower` and `upper` end with its count a unit of width, and the bins of no width."""
+
+    edges: np.ndarray
+    lower: np.ndarray
+    upper: np.ndarray
+    density: np.ndarray
+    points: np.ndarray
+    point_counts: np.ndarray
 
 
 def mse(histogram: Histogram, dtype: DType) -> Range:
@@ -167,15 +178,19 @@ def squared_error(histogram: Histogram, low: float, high: float, dtype: DType = 
     return float(_errors(bins, np.array([low]), np.array([high]), dtype)[0] / max(histogram.count, 1))
 
 
-def _weighty(histogram: Histogram) -> Bins:
+def _weighty(histogram: Histogram) -> _Bins:
     """Bins as coarse as the search allows, without those too near zero to matter."""
     lower, upper, counts = histogram.bins(_PER_OCTAVE)
     size = np.maximum(np.abs(lower), np.abs(upper))
     held = size > _NEGLIGIBLE * size.max(initial=0.0)
-    return lower[held], upper[held], counts[held]
+    lower, upper, counts = lower[held], upper[held], counts[held]
+    wide = upper > lower
+    edges, at = np.unique(np.concatenate([lower[wide], upper[wide]]), return_inverse=True)
+    first, last = at[: at.size // 2], at[at.size // 2 :]
+    return _Bins(edges, first, last, counts[wide] / (upper - lower)[wide], lower[~wide], counts[~wide])
 
 
-def _search(bins: Bins, low: float, high: float, moves: tuple[bool, bool], dtype: DType) -> tuple[float, float, float]:
+def _search(bins: _Bins, low: float, high: float, moves: tuple[bool, bool], dtype: DType) -> tuple[float, float, float]:
     """(low, high, error) of the best range that `low`, `high` or both become by one factor of at most 1."""
     factor, least = 1.0, np.inf
     for factors in _COARSE_TO_FINE:
@@ -197,27 +212,21 @@ def _grids(low: np.ndarray, high: np.ndarray, dtype: DType) -> tuple[np.ndarray,
     return scale, zero
 
 
-def _errors(bins: Bins, low: np.ndarray, high: np.ndarray, dtype: DType) -> np.ndarray:
+def _errors(bins: _Bins, low: np.ndarray, high: np.ndarray, dtype: DType) -> np.ndarray:
     """Summed squared error of all binned values for each range [ranges].
 
     With s the step and L, U the grid's ends, an antiderivative of the squared error is
     s^3 (n/12 + (u-n)^3/3) + (x-c)^3/3 where c = min(max(x, L), U), u = c/s and n = u rounded.
     """
-    lower, upper, counts = bins
     scale, zero = (a[:, None] for a in _grids(low, high, dtype))
     least, most = (scale * (end - zero) for end in _LIMITS[dtype])
 
-    edges, at = np.unique(np.concatenate([lower, upper]), return_inverse=True)
-    kept = edges.clip(least, most)
+    kept = bins.edges.clip(least, most)
     u = kept / scale
     n = np.rint(u)
-    integral = scale**3 * (n / 12 + _cube(u - n) / 3) + _cube(edges - kept) / 3
-    width = upper - lower
-    spread = width > 0
-    within = (integral[:, at[lower.size :]] - integral[:, at[: lower.size]]) / np.where(spread, width, 1.0)
-    point = lower[~spread]
-    off = point - scale * np.rint(point.clip(least, most) / scale)
-    errors: np.ndarray = within @ np.where(spread, counts, 0.0) + off**2 @ counts[~spread]
+    integral = scale**3 * (n / 12 + _cube(u - n) / 3) + _cube(bins.edges - kept) / 3
+    off = bins.points - scale * np.rint(bins.points.clip(least, most) / scale)
+    errors: np.ndarray = (integral[:, bins.upper] - integral[:, bins.lower]) @ bins.density + off**2 @ bins.point_counts
     return errors
 
 

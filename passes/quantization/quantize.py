@@ -13,14 +13,17 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from ...compiler.errors import CalibrationError
 from ...compiler.ir import Graph, Node, Value
 from ...compiler.options import Calibration
 from ..base import PassContext
 from ..pipelines import simplify
+from . import record
 from .agreement import kinds_of
 from .bias import shifts_of
-from .budget import JUDGED, walk
+from .budget import JUDGED, walk, work_of
 from .calibrate import Collected, Progress, collect
 from .checkpoint import state_path
 from .diagnose import diagnose
@@ -28,20 +31,32 @@ from .execute import Sample
 from .forms.normalize import NormalizeQuantized
 from .histogram import Histogram
 from .insert import Choice, applied, insert
-from .judge import Judge
+from .judge import Judge, Scored, Verdict
 from .observers import Method
 from .placement import Placement, place
 from .ranges import best_grids, grids_of
+from .record import Recorded
 from .report import Kept, QuantizeReport
 from .rounding import rounded
 from .samples import checked
-from .smooth import LEAST_GAIN, apply_scalings, scaled_copy, scalings
+from .smooth import LEAST_GAIN, apply_scalings, scalable, scaled_copy, scalings
+from .statistics import Statistic
 from .synthetic import Synthetic
 
 _WORTH = 0.1
 """dB that equalizing must gain at the outputs: less is by chance."""
-STUDIED = 16
-"""Samples on which choices are measured; calibration proper sees all."""
+_FITTED = 16
+"""Samples at most to which quantizations are fitted: a quarter of the data."""
+_JUDGED = (8, 100)
+"""Samples on which they are judged, at least and at most: others, half of the data; calibration proper sees all."""
+_UNKNOWN = 32
+"""Samples judged on of data whose length is not known."""
+_EFFORT = 100e9
+"""Multiply-adds of a score beyond which it takes no more samples than the least."""
+_RECORDED = 12
+"""Samples of which layers' inputs are recorded."""
+_SHARE = 8
+"""Samples may take this part of the memory allowed."""
 
 
 @dataclass(frozen=True)
@@ -140,13 +155,15 @@ def study(
     samples: Iterable[Any] = Synthetic(graph) if data.samples is None else data.samples
     if isinstance(samples, Iterator):
         samples = Rewound(samples)
-    studied = few(samples, graph, STUDIED)
+    studied = shuffled(_studied(graph, samples, placement, recipe.memory))
     judged = few(samples, graph, JUDGED) if recipe.budget is not None and data.metric is None else studied
-    fit, judge = studied[::2], studied[1::2]
+    fitting = min(_FITTED, -(-len(studied) // 2), max(_JUDGED[0], len(studied) // 3))
+    fit, judge = studied[:fitting], studied[fitting:]
     smoothed: dict[Node, Kept] = {}
+    plain = None
     if recipe.smooth and judge:
         say("equalizing channels", 0.0)
-        smoothed = _smooth(graph, placement, fit, judge, recipe.float_layers)
+        smoothed, plain = _smooth(graph, placement, fit, judge, recipe)
         placement = place(graph, recipe.float_layers)
     state = _state(cache, graph, calibration)
     seen = observe(graph, placement.values, samples, recipe, state=state, key=data.key, progress=progress)
@@ -155,22 +172,24 @@ def study(
     report.record("channels equalized", smoothed)
 
     say("choosing ranges", 0.0)
-    overall = Judge(graph, placement, judge)
     histograms = {name: h for name, each in seen.statistics.items() for h in each if isinstance(h, Histogram)}
+    fitted = _recorded(graph, placement, fit, recipe)
+    overall = Judge(graph, placement, judge, plain, recipe.threads)
     if recipe.method == "auto":
-        grids, method = best_grids(graph, placement, histograms, fit, overall)
+        grids, method = best_grids(placement, histograms, fitted, overall)
         report.notes.append(f"ranges: {method}")
     else:
         grids = grids_of(placement, histograms, recipe.method)
     choice = Choice(grids)
     guard = _Guard(overall)
+    weighed = _recorded(graph, placement, judge, recipe, rows=record.JUDGED)
     if recipe.round_weights and judge:
         say("rounding weights", 0.0)
-        weights, steps = rounded(graph, placement, choice, fit, judge)
+        weights, steps = rounded(placement, choice, fitted, weighed)
         choice = guard.better(choice, replace(choice, weights=weights), report, "weights reconstructed", steps)
     if recipe.correct_bias and judge:
         say("correcting biases", 0.0)
-        shifts, steps = shifts_of(graph, placement, choice, fit, judge)
+        shifts, steps = shifts_of(placement, choice, fitted, weighed)
         choice = guard.better(choice, replace(choice, shifts=shifts), report, "bias corrected", steps)
     return Study(graph, placement, choice, tuple(studied), report, tuple(judged), histograms)
 
@@ -181,37 +200,42 @@ def _state(cache: Path | None, graph: Graph, calibration: Calibration | None) ->
     return state_path(cache, graph, known) if cache is not None and known else None
 
 
+def _recorded(graph: Graph, placement: Placement, samples: Sequence[Sample], recipe: Recipe, **more: Any) -> Recorded:
+    """What the layers read on some of the samples."""
+    some = samples[:_RECORDED]
+    return Recorded(graph, placement.layers, some, memory=recipe.memory, threads=recipe.threads, **more)
+
+
 def _smooth(
-    graph: Graph,
-    placement: Placement,
-    fit: Sequence[Sample],
-    judge: Sequence[Sample],
-    float_layers: Collection[str],
-) -> dict[Node, Kept]:
+    graph: Graph, placement: Placement, fit: Sequence[Sample], judge: Sequence[Sample], recipe: Recipe
+) -> tuple[dict[Node, Kept], Judge]:
     """Equalizes channels, in place, as far as that brings the quantized outputs nearer to the float ones.
 
     All layers that gain are tried, then the half that gains most, and so on; ranges are those of the samples `fit`.
+    Also gives a judge of the float graph on the samples `judge`.
     """
-    found = scalings(graph, placement, fit, judge)
+    channels = scalable(placement)
+    histograms = {v.name: Histogram() for v in placement.values}
+    beside: dict[str, list[Statistic]] = {name: [h] for name, h in histograms.items()}
+    for value, statistic in channels.items():
+        beside.setdefault(value.name, []).append(statistic)
+    fitted = _recorded(graph, placement, fit, recipe, rows=record.JUDGED, beside=beside)
+    found = scalings(graph, fitted, _recorded(graph, placement, judge, recipe, rows=record.JUDGED), channels)
     useful = [each for each in found if each.gain > LEAST_GAIN]
+    plain = Judge(graph, placement, judge, threads=recipe.threads)
     if useful:
-        plain = Judge(graph, placement, judge)
-        before = plain.snr(_plainly(graph, placement, fit))
+        before = plain.on(Choice(grids_of(placement, histograms, "mse")))
         while useful:
             copy = scaled_copy(graph, useful)
-            places = place(copy, float_layers)
-            if Judge(copy, places, judge, plain.expected).snr(_plainly(copy, places, fit)) >= before + _WORTH:
+            places = place(copy, recipe.float_layers)
+            again = {v.name: Histogram() for v in places.values}
+            collect(copy, {name: [h] for name, h in again.items()}, fit[:_RECORDED], threads=recipe.threads)
+            scaled = Judge(copy, places, judge, plain, recipe.threads)
+            if scaled.on(Choice(grids_of(places, again, "mse"))).compared(before, _WORTH) is not Verdict.WORSE:
                 break
             useful = useful[: len(useful) // 2]
     steps = {node: step for each in found for node, step in each.steps.items()}
-    return steps | apply_scalings(graph, useful)
-
-
-def _plainly(graph: Graph, placement: Placement, samples: Sequence[Sample]) -> Choice:
-    """A quantization for comparisons."""
-    wanted = {v.name: [Histogram()] for v in placement.values}
-    collect(graph, wanted, samples)
-    return Choice(grids_of(placement, {name: each[0] for name, each in wanted.items()}, "mse"))
+    return steps | apply_scalings(graph, useful), plain
 
 
 class _Guard:
@@ -219,18 +243,18 @@ class _Guard:
 
     def __init__(self, judge: Judge) -> None:
         self._judge = judge
-        self._known: tuple[Choice, float] | None = None
+        self._known: Scored | None = None
 
     def better(
         self, old: Choice, new: Choice, report: QuantizeReport, algorithm: str, steps: Mapping[Node, Kept]
     ) -> Choice:
-        """The choice whose outputs are nearer to the float graph's; the report gets the steps, kept or not."""
-        before = self._known[1] if self._known and self._known[0] is old else self._judge.snr(old)
-        after = self._judge.snr(new)
-        kept = after > before
+        """The new choice, which is better layer by layer, unless the outputs say no; the report gets the steps."""
+        before = self._known if self._known and self._known.choice is old else self._judge.on(old)
+        after = self._judge.on(new)
+        kept = after.compared(before) is not Verdict.WORSE
         report.record(algorithm, steps if kept else {n: s._replace(kept=False) for n, s in steps.items()})
-        self._known = (new, after) if kept else (old, before)
-        return self._known[0]
+        self._known = after if kept else before
+        return self._known.choice
 
 
 def observe(
@@ -275,6 +299,25 @@ class Rewound:
         if self._error is not None:
             raise self._error
         yield from self._rest
+
+
+def _studied(graph: Graph, samples: Any, placement: Placement, memory: int) -> list[Sample]:
+    """The samples to study."""
+    first = few(samples, graph, 1)
+    if not first:
+        return []
+    least, most = _JUDGED
+    count = len(samples) // 2 if isinstance(samples, Sized) else _UNKNOWN
+    work = sum(work_of(graph, placement.layers, first[0]).values())
+    count = max(least, min(count, most, int(_EFFORT / max(work, 1))))
+    count += max(least, min(_FITTED, count // 2))
+    nbytes = sum(array.nbytes for array in first[0].values())
+    return few(samples, graph, max(1, min(count, memory // _SHARE // max(nbytes, 1))))
+
+
+def shuffled(samples: Sequence[Sample]) -> list[Sample]:
+    """In an order that has nothing to do with the data's, always the same: any first few of them are a fair sample."""
+    return [samples[i] for i in np.random.default_rng(0).permutation(len(samples))]
 
 
 def few(samples: Any, graph: Graph, count: int) -> list[Sample]:

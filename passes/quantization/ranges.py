@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from ...compiler.ir import Graph, Node, Value
-from .execute import Sample
+from ...compiler.ir import Node, Value
 from .histogram import Histogram
 from .insert import Affine, Choice
 from .judge import Judge
-from .measure import Trial, measure
+from .measure import Trial
 from .observers import Method, Range, range_of
 from .placement import Placement
+from .record import JUDGED, Recorded
 
 CANDIDATES: tuple[Method, ...] = ("mse", "percentile", "average", "minmax")
 """What is tried for each value, preferred first among equals. (Entropy is far behind these on every model seen.)"""
@@ -35,28 +35,22 @@ def grids_of(placement: Placement, histograms: Mapping[str, Histogram], method: 
 
 
 def best_grids(
-    graph: Graph,
-    placement: Placement,
-    histograms: Mapping[str, Histogram],
-    samples: Sequence[Sample],
-    judge: Judge | None = None,
+    placement: Placement, histograms: Mapping[str, Histogram], fit: Recorded | None, judge: Judge
 ) -> tuple[_Grids, str]:
     """The grids that cost least, and what they are called.
 
     Group by group they are chosen at the readers; if one method for all values serves the graph's outputs better
-    after all, that is taken. Without samples the first candidate is. `judge` is one of this graph, if there is one.
+    after all, that is taken. Without samples the first candidate is.
     """
     by_method: dict[str, _Grids] = {method: grids_of(placement, histograms, method) for method in CANDIDATES}
-    if not samples:
+    if fit is None or not fit.samples:
         return by_method[CANDIDATES[0]], CANDIDATES[0]
-    choices = {"auto": _by_readers(graph, placement, list(by_method.values()), samples), **by_method}
-    judge = judge.on(samples) if judge is not None else Judge(graph, placement, samples)
-    scores = {name: judge.snr(Choice(grids)) for name, grids in choices.items()}
-    best = max(scores, key=lambda name: scores[name])
+    choices = {"auto": _by_readers(placement, list(by_method.values()), fit), **by_method}
+    best = judge.best({name: Choice(grids) for name, grids in choices.items()})
     return choices[best], best
 
 
-def _by_readers(graph: Graph, placement: Placement, candidates: Sequence[_Grids], samples: Sequence[Sample]) -> _Grids:
+def _by_readers(placement: Placement, candidates: Sequence[_Grids], fit: Recorded) -> _Grids:
     """For each group of equal scale, the candidate with the least noise, as a share of the signal, at its readers."""
     trials: list[Trial] = []
     places: dict[tuple[Node, int, Affine], int] = {}
@@ -66,7 +60,7 @@ def _by_readers(graph: Graph, placement: Placement, candidates: Sequence[_Grids]
                 if isinstance(user, Node):
                     places[user, slot, grid] = len(trials)
                     trials.append(Trial(user, {slot: grid}))
-    outcomes = measure(graph, trials, samples)
+    outcomes = fit.measure(trials, JUDGED)
     chosen: _Grids = {}
     for group in placement.groups:
         readers = [(u.user, u.slot) for v in group for u in placement.readers[v] if isinstance(u.user, Node)]

@@ -2,71 +2,43 @@
 
 Minimizes E|(w - q)^T x|^2 = (w - q)^T H (w - q) with H = E[x x^T] of each output channel, weight by weight: what
 rounding one costs is spread over those not yet rounded (Frantar et al., "GPTQ: Accurate Post-Training Quantization
-for Generative Pre-trained Transformers", ICLR 2023, algorithm 1). x is the input as its grid rounds it; that of a
-convolution is unfolded into patches.
+for Generative Pre-trained Transformers", ICLR 2023, algorithm 1). x is a row of the input: see rows.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 
 import numpy as np
 
-from ...compiler.ir import Graph, Node
-from ...compiler.ops.base import attr_int, attr_ints
-from .calibrate import collect
-from .execute import Sample
+from ...compiler.ir import Node
+from ...compiler.ops.base import attr_int
 from .insert import Affine, Choice, Weights, bias_place, channel_axis
-from .measure import Outcome, Trial, measure
+from .measure import Outcome, Trial
 from .placement import Placement
+from .record import Recorded
 from .report import Kept
-from .statistics import Gram
 
 _LONGEST = 2048
 """Products longer than this keep the nearest weights: H and its inverse would take too long."""
-_ROWS = 4096
-"""Inputs taken from a sample."""
 _BLOCK = 64
 """Weights between two updates of all that are left: one product of matrices in place of many passes over them."""
 _DAMPING = 0.01
 """Of the mean diagonal of H, added to it."""
 
 
-class _Inputs(Gram):
-    """E[x x^T] of what a layer multiplies its weights with, x on its grid."""
-
-    def __init__(self, node: Node, grid: Affine) -> None:
-        super().__init__()
-        self._node, self._grid = node, grid
-
-    @property
-    def kind(self) -> str:
-        return f"Inputs({self._node.name}, {self._grid})"
-
-    def update(self, array: np.ndarray) -> None:
-        scale, zero = np.float32(self._grid.scale), self._grid.zero_point
-        rounded = (np.clip(np.rint(array / scale) + zero, 0, 255) - zero) * scale
-        rows = _patches(self._node, rounded) if self._node.op == "Conv" else rounded.reshape(-1, rounded.shape[-1])
-        super().update(rows[:: -(-len(rows) // _ROWS) or 1])
-
-
 def rounded(
-    graph: Graph, placement: Placement, choice: Choice, fit: Sequence[Sample], judge: Sequence[Sample]
+    placement: Placement, choice: Choice, fit: Recorded, judge: Recorded
 ) -> tuple[dict[Node, Weights], dict[Node, Kept]]:
     """Weights for the layers that gain by them, and what that does; H from `fit`, gains measured on `judge`.
 
     The mean error of a channel does not count where a bias can take it back.
     """
-    layers = [n for n in placement.layers if _length(n) is not None]
-    inputs = {n: _Inputs(n, choice.grids[n.operand(0)]) for n in layers}
-    wanted: dict[str, list[_Inputs]] = {}
-    for node, gram in inputs.items():
-        wanted.setdefault(node.operand(0).name, []).append(gram)
-    collect(graph, wanted, fit)
+    layers = [n for n in placement.layers if n in fit.products and _is_reconstructible(n)]
     nearest = {n: choice.weights_of(n) for n in layers}
-    better = {n: _reconstructed(n, nearest[n], inputs[n].mean) for n in layers}
+    better = {n: _reconstructed(n, nearest[n], _hessian(choice.grids[n.operand(0)], fit.gram(n))) for n in layers}
     trials = [Trial(n, {0: choice.grids[n.operand(0)], 1: w[n]}) for w in (nearest, better) for n in layers]
-    outcomes = [_centred(t.node, o) for t, o in zip(trials, measure(graph, trials, judge), strict=True)]
+    outcomes = [_centred(t.node, o) for t, o in zip(trials, judge.measure(trials), strict=True)]
     weights: dict[Node, Weights] = {}
     steps: dict[Node, Kept] = {}
     for node, before, after in zip(layers, outcomes[: len(layers)], outcomes[len(layers) :], strict=True):
@@ -76,34 +48,21 @@ def rounded(
     return weights, steps
 
 
+def _hessian(grid: Affine, gram: np.ndarray) -> np.ndarray:
+    """E[x x^T] of inputs on a grid, whose rounding adds noise of its own, d^2 / 12, to each; empty stays empty."""
+    return np.asarray(gram + np.eye(len(gram)) * grid.scale**2 / 12)
+
+
 def _centred(node: Node, outcome: Outcome) -> Outcome:
     return outcome if bias_place(node) is None else outcome.shifted(outcome.shift)
 
 
-def _length(node: Node) -> int | None:
-    """How many products a sum of the layer has; None for layers whose weights are rounded to nearest."""
+def _is_reconstructible(node: Node) -> bool:
+    """Whether a layer's weights may be rounded by reconstruction: its sums are of one group and not too long."""
     shape = node.operand(1).type.static_shape
     if node.op == "Conv":
-        plain = attr_int(node, "group", 1) == 1 and node.attrs.get("auto_pad", "NOTSET") == "NOTSET" and len(shape) == 4
-        length = int(np.prod(shape[1:])) if plain else None
-    elif node.op in ("MatMul", "Gemm"):
-        length = shape[1 - channel_axis(node)]
-    else:
-        length = None
-    return length if length is not None and length <= _LONGEST else None
-
-
-def _patches(node: Node, x: np.ndarray) -> np.ndarray:
-    """x [n, c, h, w] as rows [positions, c * kh * kw] of a convolution's operand."""
-    kernel = node.operand(1).type.static_shape[2:]
-    pads = attr_ints(node, "pads") or (0, 0, 0, 0)
-    strides, dilations = attr_ints(node, "strides") or (1, 1), attr_ints(node, "dilations") or (1, 1)
-    x = np.pad(x, ((0, 0), (0, 0), (pads[0], pads[2]), (pads[1], pads[3])))
-    extent = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True))
-    windows = np.lib.stride_tricks.sliding_window_view(x, extent, (2, 3))
-    windows = windows[:, :, :: strides[0], :: strides[1], :: dilations[0], :: dilations[1]]
-    rows = windows.transpose(0, 2, 3, 1, 4, 5)
-    return np.asarray(rows.reshape(-1, int(np.prod(rows.shape[3:]))))
+        return attr_int(node, "group", 1) == 1 and math.prod(shape[1:]) <= _LONGEST
+    return node.op in ("MatMul", "Gemm") and shape[1 - channel_axis(node)] <= _LONGEST
 
 
 def _reconstructed(node: Node, nearest: Weights, hessian: np.ndarray) -> Weights:

@@ -19,16 +19,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ...compiler.ir import Graph, Loc, Node, Value
-from .calibrate import collect
 from .equalize import absorb, input_axis, scale_input, scaled_weights, weight_range
-from .execute import Sample
 from .histogram import Histogram
 from .insert import Affine, channel_axis, nearest
-from .measure import Scaled, Trial, decibels, measure
+from .measure import Scaled, Trial, decibels
 from .observers import range_of
 from .placement import Placement
+from .record import Recorded
 from .report import Kept
-from .statistics import ChannelRange, State
+from .statistics import ChannelRange
 
 _ALPHAS = (0.25, 0.5, 0.75)
 _WIDEST = 1e3
@@ -61,43 +60,15 @@ class Scaling:
     """What it does to each layer."""
 
 
-class _Histograms:
-    """A statistic: the histogram of the value divided by each of several scales."""
-
-    def __init__(self, axis: int, scales: Sequence[np.ndarray]) -> None:
-        self._axis, self._scales = axis, scales
-        self.histograms = [Histogram() for _ in scales]
-
-    @property
-    def kind(self) -> str:
-        return f"Scaled({self._axis}, {len(self._scales)})"
-
-    def update(self, array: np.ndarray) -> None:
-        for scale, histogram in zip(self._scales, self.histograms, strict=True):
-            histogram.update(array / _along(scale, self._axis, array.ndim))
-
-    def state(self) -> State:
-        return {f"{i}.{k}": a for i, h in enumerate(self.histograms) for k, a in h.state().items()}
-
-    def load(self, state: State) -> None:
-        for i, histogram in enumerate(self.histograms):
-            histogram.load({k.split(".", 1)[1]: a for k, a in state.items() if k.startswith(f"{i}.")})
-
-
-def scalings(graph: Graph, placement: Placement, fit: Sequence[Sample], judge: Sequence[Sample]) -> list[Scaling]:
+def scalings(graph: Graph, fit: Recorded, judge: Recorded, ranges: Mapping[Value, ChannelRange]) -> list[Scaling]:
     """What may be scaled, most gain first; the graph stays as it is.
 
-    Scales and ranges come from the samples `fit`, what they gain is measured on `judge`.
+    Scales and ranges come from `fit`, with the channels of the values that may be scaled in `ranges` (see `scalable`);
+    what they gain is measured on `judge`.
     """
-    shared = _ways(graph, placement, fit)
-    statistics = {each.value.name: [_Histograms(each.axis, each.scales)] for each in shared}
-    collect(graph, statistics, fit)
-    trials: list[Trial] = []
-    for each in shared:
-        trials += _trials(each, statistics[each.value.name][0].histograms)
-    outcomes = iter(measure(graph, trials, judge))
     scalings: list[Scaling] = []
-    for each in shared:
+    for each in _ways(fit, ranges):
+        outcomes = iter(judge.measure(list(_trials(each, fit))))
         found = [[next(outcomes) for _ in each.layers] for _ in each.scales]
         costs = [decibels(1.0, sum(o.relative for o in outcome)) for outcome in found]
         best = int(np.argmax(costs))
@@ -132,26 +103,30 @@ def scaled_copy(graph: Graph, chosen: Sequence[Scaling], *, insert: bool = True)
     return copy
 
 
-def _ways(graph: Graph, placement: Placement, samples: Sequence[Sample]) -> list[_Shared]:
-    """The values that may be scaled, with the scales to try."""
+def scalable(placement: Placement) -> dict[Value, ChannelRange]:
+    """The values that may be scaled: those that only layers read, and along one axis; the statistics to gather."""
     layers = set(placement.layers)
-    values: dict[Value, tuple[Node, ...]] = {}
+    found: dict[Value, ChannelRange] = {}
     for node in placement.layers:
         x = node.operand(0)
         only_layers = all(u.user in layers and u.slot == 0 for u in x.uses)
         if x.producer is not None and only_layers and len({input_axis(n) for n in x.users}) == 1:
-            values[x] = x.users
-    statistics = {x.name: [ChannelRange(input_axis(nodes[0]))] for x, nodes in values.items()}
-    collect(graph, statistics, samples)
+            found[x] = ChannelRange(input_axis(node))
+    return found
+
+
+def _ways(fit: Recorded, ranges: Mapping[Value, ChannelRange]) -> list[_Shared]:
+    """The values that may be scaled, with the scales to try."""
     found: list[_Shared] = []
-    for x, nodes in values.items():
-        size = statistics[x.name][0].absolute_maximum
+    for x, statistic in ranges.items():
+        nodes, size = x.users, statistic.absolute_maximum
         weights = np.max([weight_range(n) for n in nodes], 0)
-        if size.shape == weights.shape and size.max(initial=0.0) > 0 and np.isfinite(size).all():
+        known = all(n in fit.products for n in nodes) and size.shape == weights.shape
+        if known and size.max(initial=0.0) > 0 and np.isfinite(size).all():
             free = all(_is_depthwise(n) for n in nodes)
             if size.max() > _UNEVEN * size.mean():
                 scales = (np.ones_like(size), *_scales(size, weights, free))
-                found.append(_Shared(x, nodes, input_axis(nodes[0]), scales))
+                found.append(_Shared(x, nodes, statistic.axis, scales))
     return found
 
 
@@ -170,9 +145,12 @@ def _scales(size: np.ndarray, weights: np.ndarray, free: bool) -> Iterator[np.nd
         yield scale
 
 
-def _trials(each: _Shared, histograms: Sequence[Histogram]) -> Iterator[Trial]:
+def _trials(each: _Shared, fit: Recorded) -> Iterator[Trial]:
     """For each scale and layer, the layer with both operands quantized as they would be."""
-    for scale, histogram in zip(each.scales, histograms, strict=True):
+    rows, product = fit.rows(each.layers[0]), fit.products[each.layers[0]]
+    for scale in each.scales:
+        histogram = Histogram()
+        histogram.update(rows * product.along(1 / scale))
         step, zero_point = range_of(histogram, "mse").affine()
         grid = Affine(float(step), zero_point)
         x = Scaled(_along(1 / scale, each.axis, each.value.type.rank), grid)

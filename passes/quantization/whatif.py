@@ -7,7 +7,7 @@ form "what if this layer were ..." cost a hundred runs and no new session.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,9 +37,17 @@ FLOAT = Fix(on=False)
 
 
 class WhatIf:
-    """A quantization of a float graph, ready to be asked. `watch` are values wanted beside the graph's outputs."""
+    """A quantization of a float graph, ready to be asked. `watch` are values wanted beside the graph's outputs; only
+    the layers `asked` can be changed (None: all), which lets ONNX Runtime optimize the others."""
 
-    def __init__(self, graph: Graph, placement: Placement, choice: Choice, watch: Sequence[Value] = ()) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        placement: Placement,
+        choice: Choice,
+        watch: Sequence[Value] = (),
+        asked: Collection[Node] | None = None,
+    ) -> None:
         copies: dict[Value, Value] = {}
         copy = graph.clone(copies)
         nodes = dict(zip(graph.nodes, copy.nodes, strict=True))
@@ -57,7 +65,7 @@ class WhatIf:
         outputs |= {v.name: copies[v] for v in watch}
         copy.set_outputs(list(outputs.values()), list(outputs))
         self._names = {name: value.name for name, value in outputs.items()}
-        free = [v.name for parts in self._parts.values() for v in parts.values()]
+        free = [v.name for n, parts in self._parts.items() if asked is None or n in asked for v in parts.values()]
         self._runner = Runner(copy, list(dict.fromkeys(self._names.values())), free=free)
 
     def run(self, sample: Sample, fixes: Mapping[Node, Fix] | None = None) -> dict[str, np.ndarray]:

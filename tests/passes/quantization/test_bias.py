@@ -9,6 +9,7 @@ from optc.passes.quantization.bias import shifts_of
 from optc.passes.quantization.insert import Affine, Choice, applied
 from optc.passes.quantization.measure import Trial, measure, outputs_of
 from optc.passes.quantization.placement import place
+from optc.passes.quantization.record import Recorded
 
 CONV = """
 graph main(%x: f32[1,3,24,24]) {
@@ -41,7 +42,8 @@ def mean_errors(source: str) -> tuple[np.ndarray, np.ndarray]:
     graph = graph_of(source)
     data, placement = samples(graph), place(graph)
     choice = Choice(dict.fromkeys(placement.values, LOW))
-    shifts, steps = shifts_of(graph, placement, choice, data[::2], data[1::2])
+    fit, judge = (Recorded(graph, placement.layers, part) for part in (data[::2], data[1::2]))
+    shifts, steps = shifts_of(placement, choice, fit, judge)
     assert all(s.kept and s.after > s.before for s in steps.values())
     expected = outputs_of(graph, data)
     axis = 1 if "Conv" in source else -1
@@ -67,7 +69,8 @@ def test_a_product_without_a_place_for_a_bias_is_left_alone() -> None:
     graph = graph_of(MATMUL.replace("Add(%b, %p)", "Relu(%p)"))
     placement = place(graph)
     data = samples(graph)
-    assert shifts_of(graph, placement, Choice(dict.fromkeys(placement.values, LOW)), data, data) == ({}, {})
+    recorded = Recorded(graph, placement.layers, data)
+    assert shifts_of(placement, Choice(dict.fromkeys(placement.values, LOW)), recorded, recorded) == ({}, {})
 
 
 def test_an_outcome_is_that_of_the_shifted_trial() -> None:

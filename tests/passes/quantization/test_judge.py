@@ -7,7 +7,7 @@ import pytest
 from helpers import graph_of, run_reference
 from optc.compiler.ir import Graph
 from optc.passes.quantization.insert import Affine, Choice, applied
-from optc.passes.quantization.judge import Judge, deciders
+from optc.passes.quantization.judge import Judge, Verdict, deciders
 from optc.passes.quantization.placement import Placement, place
 
 NET = """
@@ -86,9 +86,43 @@ def test_shifts_of_biases_are_seen() -> None:
     assert judge.snr(shifted) < judge.snr(plain) - 5
 
 
-def test_on_other_samples() -> None:
+def test_an_equal_judge_lends_what_the_float_graph_gives() -> None:
     graph = graph_of(NET)
     placement = place(graph)
-    tried = choice(placement, 0.1)
-    direct = Judge(graph, placement, data()[2:]).snr(tried)
-    assert Judge(graph, placement, data()[:2]).on(data()[2:]).snr(tried) == direct
+    tried, first = choice(placement, 0.1), Judge(graph, placement, data())
+    assert Judge(graph, placement, data(), first).snr(tried) == first.snr(tried)
+
+
+def test_a_clear_difference_takes_few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = graph_of(NET)
+    placement = place(graph)
+    judge = Judge(graph, placement, data(40))
+    asked: list[int] = []
+    scores = Judge.scores
+
+    def noted(self: Judge, tried: Choice, start: int, stop: int) -> list[float]:
+        asked.append(stop)
+        return scores(self, tried, start, stop)
+
+    monkeypatch.setattr(Judge, "scores", noted)
+    fine, coarse = (judge.on(choice(placement, s)) for s in (0.05, 1.0))
+    assert fine.compared(coarse) is Verdict.BETTER
+    assert coarse.compared(fine) is Verdict.WORSE
+    assert max(asked) == 8
+
+
+def test_what_is_no_better_does_not_replace_the_first() -> None:
+    graph = graph_of(NET)
+    placement = place(graph)
+    judge = Judge(graph, placement, data(12))
+    same, again, coarse = (choice(placement, s) for s in (0.05, 0.05, 1.0))
+    assert judge.on(again).compared(judge.on(same)) is Verdict.ALIKE
+    assert judge.best({"first": same, "again": again, "coarse": coarse}) == "first"
+    assert judge.best({"coarse": coarse, "fine": same}) == "fine"
+
+
+def test_without_samples_nothing_is_better() -> None:
+    graph = graph_of(NET)
+    placement = place(graph)
+    judge = Judge(graph, placement, [])
+    assert judge.best({"a": choice(placement, 1.0), "b": choice(placement, 0.1)}) == "a"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from helpers import graph_of, random_inputs, run_reference
+from helpers import graph_of
 from optc.passes.quantization.insert import Affine, Choice
 from optc.passes.quantization.placement import place
-from optc.passes.quantization.rounding import _patches, reconstruct, rounded
+from optc.passes.quantization.record import Recorded
+from optc.passes.quantization.rounding import reconstruct, rounded
 
 
 def correlated(rows: int, size: int, seed: int) -> np.ndarray:
@@ -46,23 +47,6 @@ def test_weights_stay_in_symmetric_s8() -> None:
     assert found.min() >= -127
 
 
-def test_patches_are_what_a_convolution_multiplies() -> None:
-    source = """
-    graph main(%x: f32[2,3,9,8]) {
-      %w: f32[4,3,3,2] = const random(1)
-      %y = Conv(%x, %w) {pads=[1, 0, 2, 1], strides=[2, 1], dilations=[2, 1]}
-      return %y
-    }
-    """
-    graph = graph_of(source)
-    (node,) = graph.nodes
-    inputs = random_inputs(graph)
-    expected = run_reference(graph, inputs)["y"]
-    weights = np.asarray(node.operand(1).data).reshape(4, -1)
-    got = _patches(node, inputs["x"]) @ weights.T
-    np.testing.assert_allclose(got, expected.transpose(0, 2, 3, 1).reshape(-1, 4), rtol=1e-4, atol=1e-4)
-
-
 def test_layers_of_one_input_each_get_weights_of_their_own() -> None:
     source = """
     graph main(%x: f32[m,16]) {
@@ -78,7 +62,8 @@ def test_layers_of_one_input_each_get_weights_of_their_own() -> None:
     grid = Affine(float(np.float32(20 / 255)), 128)
     choice = Choice(dict.fromkeys(placement.values, grid))
     data = [{"x": correlated(64, 16, i)} for i in range(4)]
-    weights, steps = rounded(graph, placement, choice, data[::2], data[1::2])
+    fit = Recorded(graph, placement.layers, data[::2])
+    weights, steps = rounded(placement, choice, fit, Recorded(graph, placement.layers, data[1::2]))
     assert len(steps) == 2
     assert all(step.after > step.before for node, step in steps.items() if node in weights)
     assert all(weights[n].data.shape == (16, 8) for n in weights)

@@ -7,8 +7,9 @@ from helpers import graph_of, run_reference
 from optc.compiler.ir import Graph
 from optc.compiler.printing import print_graph
 from optc.passes.quantization.placement import place
+from optc.passes.quantization.record import Recorded
 from optc.passes.quantization.report import Kept
-from optc.passes.quantization.smooth import apply_scalings, scaled_copy, scalings
+from optc.passes.quantization.smooth import Scaling, apply_scalings, scalable, scaled_copy, scalings
 
 Samples = list[dict[str, np.ndarray]]
 
@@ -43,12 +44,21 @@ def samples(graph: Graph, count: int = 4) -> Samples:
     return [{"x": rng.standard_normal(shape).astype(np.float32)} for _ in range(count)]
 
 
+def found(graph: Graph, data: Samples) -> list[Scaling]:
+    """What gains by the first half of the samples on the other."""
+    placement = place(graph)
+    channels = scalable(placement)
+    beside = {value.name: [statistic] for value, statistic in channels.items()}
+    fit = Recorded(graph, placement.layers, data[::2], beside=beside)
+    return scalings(graph, fit, Recorded(graph, placement.layers, data[1::2]), channels)
+
+
 def smoothed(source: str, **options: bool) -> tuple[Graph, dict[str, Kept], float]:
     """The graph after smoothing, what was done by output name, and the change of its output."""
     graph = graph_of(source)
     data = samples(graph)
     expected = run_reference(graph, data[0])["y"]
-    steps = apply_scalings(graph, scalings(graph, place(graph), data[::2], data[1::2]), **options)
+    steps = apply_scalings(graph, found(graph, data), **options)
     change = np.abs(run_reference(graph, data[0])["y"] - expected).max() / np.abs(expected).max()
     return graph, {n.output.name: step for n, step in steps.items()}, float(change)
 
@@ -96,7 +106,7 @@ def test_a_channel_of_zeros() -> None:
 def test_a_copy_is_scaled_and_the_graph_is_not() -> None:
     graph = graph_of(NORM)
     before, data = print_graph(graph, consts="full"), samples(graph)
-    copy = scaled_copy(graph, scalings(graph, place(graph), data[::2], data[1::2]))
+    copy = scaled_copy(graph, found(graph, data))
     assert print_graph(graph, consts="full") == before
     assert print_graph(copy, consts="full") != before
     np.testing.assert_allclose(run_reference(copy, data[0])["y"], run_reference(graph, data[0])["y"], rtol=1e-4)
