@@ -19,7 +19,7 @@ from tvm import tirx
 
 from ...compiler.errors import UnsupportedError
 from ..target import Target
-from . import matmul
+from . import matmul, winograd
 from .builder import (
     WORKSPACE,
     Dim,
@@ -40,6 +40,7 @@ from .builder import (
     result_pitch,
     static,
 )
+from .convspec import ConvSpec
 from .matmul import MatmulPlan, MatmulSpec, guess
 from .tile import (
     F32,
@@ -54,71 +55,12 @@ from .tile import (
     steps_ahead,
     tile_to_output,
 )
+from .winograd import WinogradPlan
+
+__all__ = ["AnyPlan", "ConvPlan", "ConvSpec", "build", "direct_plans", "pack_weights", "plans"]
 
 MOST_CLIPPED = 4
 """Tiles of a row that may be clipped: each is code of its own."""
-
-
-@dataclass(frozen=True)
-class ConvSpec:
-    """One convolution. `batch` and `spatial` (input) may be int64 expressions, all else is known.
-
-    `pads` are as in ONNX: all begins, then all ends; `kernel`, `strides`, `dilations` have one entry a spatial dim.
-    """
-
-    batch: Dim
-    spatial: tuple[Dim, ...]
-    c_in: int
-    c_out: int
-    kernel: tuple[int, ...]
-    strides: tuple[int, ...]
-    pads: tuple[int, ...]
-    dilations: tuple[int, ...]
-    group: int = 1
-
-    @property
-    def reach(self) -> tuple[int, ...]:
-        """Input elements that a kernel spans along each dim."""
-        return tuple((k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True))
-
-    @property
-    def out_spatial(self) -> tuple[Dim, ...]:
-        """Spatial dims of the output."""
-        rank = len(self.spatial)
-        padded = [known(i) + self.pads[d] + self.pads[d + rank] for d, i in enumerate(self.spatial)]
-        return tuple(floordiv(p - r, s) + 1 for p, r, s in zip(padded, self.reach, self.strides, strict=True))
-
-    @property
-    def pointwise(self) -> bool:
-        """Whether each output pixel depends on the same input pixel alone."""
-        ones = (*self.kernel, *self.strides)
-        return all(x == 1 for x in ones) and not any(self.pads) and self.group == 1
-
-    @property
-    def depthwise(self) -> bool:
-        """Whether each channel is convolved by itself (see depthwise.py)."""
-        return self.group == self.c_in == self.c_out and self.group > 1
-
-    @property
-    def padded(self) -> bool:
-        """Whether any border is added to the image."""
-        return any(self.pads)
-
-    @property
-    def runs(self) -> tuple[int, int]:
-        """How many stretches of x that follow each other in memory make up a window, and the elements of each."""
-        taps = int(product(self.kernel))
-        if self.group == 1 and self.dilations[-1] == 1:
-            return taps // self.kernel[-1], self.kernel[-1] * self.c_in
-        return taps, self.c_in // self.group
-
-    @property
-    def macs(self) -> int:
-        """Multiply-adds, unknown dims guessed."""
-        out = guess(self.batch) * self.c_out * (self.c_in // self.group)
-        for extent, taps in zip(self.out_spatial, self.kernel, strict=True):
-            out *= guess(extent) * taps
-        return out
 
 
 @dataclass(frozen=True)
@@ -140,8 +82,19 @@ class ConvPlan:
     clip: bool = False
 
 
-def plans(spec: ConvSpec, target: Target, arithmetic: Arithmetic = F32) -> Iterator[ConvPlan | MatmulPlan]:
-    """Legal plans, the best guess first. Raises UnsupportedError for negative padding, which crops."""
+AnyPlan = ConvPlan | MatmulPlan | WinogradPlan
+"""A convolution is computed directly, as a matrix product if it is pointwise, or by Winograd's algorithm."""
+
+
+def plans(spec: ConvSpec, target: Target) -> Iterator[AnyPlan]:
+    """Legal plans in float32, the best guess first. Raises UnsupportedError for negative padding, which crops."""
+    if min(spec.pads) >= 0:
+        yield from winograd.plans(spec, target)
+    yield from direct_plans(spec, target)
+
+
+def direct_plans(spec: ConvSpec, target: Target, arithmetic: Arithmetic = F32) -> Iterator[ConvPlan | MatmulPlan]:
+    """Plans that multiply the weights as they are. Raises UnsupportedError for negative padding, which crops."""
     if min(spec.pads) < 0:
         raise UnsupportedError("convolution with negative padding", found=spec.pads)
     if spec.pointwise:
@@ -170,11 +123,13 @@ def plans(spec: ConvSpec, target: Target, arithmetic: Arithmetic = F32) -> Itera
         yield ConvPlan(tile, th, tw, strip, groups, workers, ahead, taps, clip)
 
 
-def pack_weights(array: np.ndarray, spec: ConvSpec, plan: ConvPlan | MatmulPlan) -> np.ndarray:
+def pack_weights(array: np.ndarray, spec: ConvSpec, plan: AnyPlan) -> np.ndarray:
     """Weights [c_out, c_in / group, kernel...] as [group, panels, steps, panel * depth]; zero beyond c_out. Taps that
     are walked side by side take turns."""
     if isinstance(plan, MatmulPlan):
         return matmul.pack_weights(array.reshape(spec.c_out, spec.c_in), _as_matmul(spec, flat=True), plan)
+    if isinstance(plan, WinogradPlan):
+        return winograd.pack_weights(array, spec, plan)
     each, (runs, length), lines = spec.c_out // spec.group, spec.runs, int(product(spec.kernel[:-1]))
     columns = np.moveaxis(array, 1, -1).reshape(spec.group, each, runs, length)
     packed = matmul.pack_panels(np.moveaxis(columns, 2, 1), plan.tile)
@@ -183,9 +138,7 @@ def pack_weights(array: np.ndarray, spec: ConvSpec, plan: ConvPlan | MatmulPlan)
     return np.ascontiguousarray(rows.swapaxes(3, 4)).reshape(group, panels, runs * steps, width)
 
 
-def build(
-    spec: ConvSpec, plan: ConvPlan | MatmulPlan, epilogue: Epilogue | None = None, border: Expr | None = None
-) -> Any:
+def build(spec: ConvSpec, plan: AnyPlan, epilogue: Epilogue | None = None, border: Expr | None = None) -> Any:
     """The kernel. Params: x, packed weights, the epilogue's buffers, y, and the workspace if there is padding or the
     arithmetic reads a copy of x.
 
@@ -194,6 +147,8 @@ def build(
     if isinstance(plan, MatmulPlan):
         flat = epilogue is None or epilogue.flat
         return matmul.build(_as_matmul(spec, flat), plan, epilogue, rows=(spec.batch, *spec.spatial))
+    if isinstance(plan, WinogradPlan):
+        return winograd.build(spec, plan, epilogue)
     g = _Geometry.of(spec, plan.clip)
     each, kind = spec.c_out // spec.group, plan.tile.arithmetic
     x = buffer("x", (spec.batch, *spec.spatial, spec.c_in), kind.a)

@@ -313,7 +313,7 @@ class Output:
                 kb.prefetch(self.view, row * self.pitch + at + column, write=True)
             for operand in full:
                 for column in range(0, count, LINE_BYTES // itemsize(str(operand.dtype))):
-                    kb.prefetch(kb.flat(operand), indices(i)[0] * self.pitch + at + column)
+                    kb.prefetch(kb.flat(operand), indices(i)[0] * operand.shape[1] + at + column)
 
 
 def tile_to_output(

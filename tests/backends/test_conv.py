@@ -167,7 +167,7 @@ def test_taps_side_by_side_of_sizes_known_only_at_run_time() -> None:
 
 
 def test_one_vector_of_channels_reads_a_pixel_once_for_all_taps() -> None:
-    plan = next(iter(conv.plans(square((14, 14), 16, 16, 3, pad=1), Target.parse("cpu:x86-64-v4"))))
+    plan = next(conv.direct_plans(square((14, 14), 16, 16, 3, pad=1), Target.parse("cpu:x86-64-v4")))
     assert isinstance(plan, ConvPlan)
     assert (plan.taps, plan.clip, plan.tile.rows, plan.tile.vectors) == (3, True, 14, 1)
 

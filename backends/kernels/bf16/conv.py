@@ -22,7 +22,7 @@ __all__ = ["build", "pack_weights", "plans"]
 
 def plans(spec: ConvSpec, target: Target) -> Iterator[ConvPlan | MatmulPlan]:
     """Legal plans, the best guess first. Raises UnsupportedError for negative padding, which crops."""
-    return conv.plans(spec, target, DotPairs())
+    return conv.direct_plans(spec, target, DotPairs())
 
 
 def build(spec: ConvSpec, plan: ConvPlan | MatmulPlan, epilogue: Epilogue | None = None) -> Any:

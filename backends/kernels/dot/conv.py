@@ -26,7 +26,7 @@ __all__ = ["build", "pack_weights", "plans"]
 
 def plans(spec: ConvSpec, target: Target) -> Iterator[ConvPlan | MatmulPlan]:
     """Legal plans, the best guess first. Raises UnsupportedError for negative padding, which crops."""
-    return conv.plans(spec, target, arithmetic(target))
+    return conv.direct_plans(spec, target, arithmetic(target))
 
 
 def build(spec: ConvSpec, plan: ConvPlan | MatmulPlan, epilogue: Epilogue | None = None) -> Any:
