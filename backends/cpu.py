@@ -36,6 +36,7 @@ from .slices import Part, Slices, is_concat
 from .steps import CCallStep, Check, CopyRows, If, Kernel, Loop, Lowered, Scan, Step, Steps, Trap, View, Within
 from .target import LEVELS, Target
 from .templates import PITCHED, TEMPLATES, Anchor, Template, has_template
+from .work import nanoseconds
 
 _PITCHED_TYPES = frozenset((DType.F32, DType.U8, DType.BF16))
 """What templates read that store at a pitch."""
@@ -126,6 +127,9 @@ class Lowering:
             steps.extend(self.copy(part, region) for part in parts if not slices.is_in_place(part))
             if not parts:
                 steps.extend(self.region_steps(region))
+        for step in steps:
+            if isinstance(step, Kernel):
+                step.work = nanoseconds(step, self.target)
         return steps
 
     def regions(self, graph: Graph) -> list[Region]:

@@ -13,13 +13,18 @@ from typing import Any
 
 import numpy as np
 
+from ..compiler.types import Dim, free_symbols
 from .cexpr import c_dim, c_format, c_string, c_symbol
 from .codegen import own_features
 from .costs import Cost, costs
 from .packing import Axis
 from .program_control import ControlWriter
 from .program_steps import joined, tensor_zero
-from .steps import Lowered
+from .steps import CCallStep, HostCall, Kernel, Lowered
+from .storage import all_steps
+
+MUCH = 1 << 40
+"""Nanoseconds: enough for any number of threads."""
 
 
 @dataclass
@@ -107,6 +112,8 @@ class _Writer(ControlWriter):
             "(void)in; (void)out; (void)W; (void)U; (void)B; (void)profiling; (void)context;",
         ]
         lines += self.symbol_reads("frame->symbols")
+        if not self.device:
+            lines.append(f"optc_expect_run(context, {c_dim(self.work())});")
         lines += [f"int64_t {name} = 0; (void){name};" for name in self.locals]
         lines += [f"optc_tensor t{i} = {tensor_zero(v)}; (void)t{i};" for v, i in self.storage.heap.items()]
         sized = [i for i, v in enumerate(self.graph.outputs) if self.storage.is_sized(v)]
@@ -116,6 +123,15 @@ class _Writer(ControlWriter):
             lines.append(f"char* o{index} = optc_output(frame, {index});")
             lines.append(f"if (!o{index}) return optc_failed(context);")
         return lines
+
+    def work(self) -> Dim:
+        """Nanoseconds that one thread takes for what the inputs' shapes tell; a loop's body counts once, and steps of
+        which nothing is known as much as a pool needs to pay."""
+        bound = self.storage.bound
+        kernels = [step.work for step in all_steps(self.steps) if isinstance(step, Kernel)]
+        unknown = any(isinstance(step, (CCallStep, HostCall)) for step in all_steps(self.steps))
+        total: Dim = MUCH if unknown or None in kernels else 0
+        return sum((work for work in kernels if work is not None and free_symbols([work]) <= bound), start=total)
 
     def symbol_reads(self, source: str) -> list[str]:
         return [

@@ -35,6 +35,7 @@ class StepWriter:
         self.signatures: dict[str, str] = {}  # C parameter lists of the kernels
         self.provenance: dict[str, str] = {}
         self._kernel_names: dict[int, list[tuple[Any, str]]] = {}
+        self._parallel: dict[str, bool] = {}
         self.c_sources: dict[str, None] = {}
         self.c_functions: dict[str, None] = {}
         self.numbered: list[Step] = []  # steps that compute, in the order of their numbers
@@ -125,9 +126,27 @@ class StepWriter:
         pointers = ["void*"] * (len(args) - len(step.symbols))
         self.signatures[name] = ", ".join(pointers + ["int64_t"] * len(step.symbols))
         number = self.step_number(step)
+        if self.runs_parallel(name):
+            self.expect(step.work)
         self.emit(f"OPTC_STEP({number}, {name}({', '.join(args)}));")
         for place in own:
             self.emit(f"optc_release(context, {place});")
+
+    def runs_parallel(self, name: str) -> bool:
+        """Whether a kernel has parallel loops."""
+        import tvm_ffi
+        from tvm import tirx
+
+        if name not in self._parallel:
+            loops: list[Any] = []
+            tvm_ffi.structural_walk(self.kernels[name].body, (tirx.For, loops.append))
+            self._parallel[name] = any(loop.kind == tirx.ForKind.PARALLEL for loop in loops)
+        return self._parallel[name]
+
+    def expect(self, work: Dim | None) -> None:
+        """Tells the pool what the next step takes, so that it keeps short ones to one thread."""
+        if not self.device:
+            self.emit(f"optc_expect(context, {'INT64_MAX' if work is None else c_dim(work)});")
 
     def scratch(self, step: Kernel) -> tuple[list[str], list[str]]:
         """C expressions of a kernel's scratch memory, and which of them it allocates: those sized by data."""
@@ -208,6 +227,7 @@ class StepWriter:
     def write_call(self, inputs: Any, outputs: Any, number: int, call: Any, var: str) -> None:
         """A call over tensor descriptors; outputs without a planned place come back with shape and data set."""
         self.host_turn()
+        self.expect(None)
         self.emit("{")
         self.indent += 1
         ins = joined((self.tensor(v) for v in inputs), "{0}")

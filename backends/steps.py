@@ -40,6 +40,8 @@ class Kernel:
     outputs: Sequence[Value]
     symbols: Sequence[Any] = ()
     provenance: str = "generic"
+    work: Dim | None = None
+    """Nanoseconds that one thread takes, by estimate; None: long enough for threads."""
 
     @property
     def inputs(self) -> list[Value]:

@@ -47,6 +47,7 @@ struct optc_context {
   optc_unpacked* unpacked;        /* NULL if the program needs none */
   optc_options options;
   optc_pool* pool;
+  int32_t run_alone, alone;       /* the run, the step at hand: by the caller's thread, without the pool */
   void* device;                   /* the device's state; NULL for CPUs */
 
   int32_t bound;                  /* the fields below are right for `bound_inputs` */

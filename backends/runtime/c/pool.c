@@ -24,6 +24,8 @@
 #define SPIN_IDLE_NS 50000    /* after a job, outside a run */
 #define SPIN_BUSY_NS 300000   /* between the jobs of a run: waking a sleeper costs more than most serial steps */
 #define SPIN_FINISH_NS 100000 /* the caller, for the last workers */
+#define RUN_NS 150000         /* shorter runs are over before a worker that sleeps has come */
+#define STEP_NS 40000         /* shorter steps gain less than handing them out and waiting for the last worker costs */
 
 typedef int32_t (*task_fn)(int32_t, int32_t, void*);
 
@@ -235,7 +237,7 @@ static void await_leavers(optc_pool* pool) {
 int32_t optc_parallel(optc_context* context, int32_t (*fn)(int32_t, int32_t, void*), void* argument,
                       int32_t num_tasks) {
   optc_pool* pool = context ? context->pool : NULL;
-  if (in_task || !pool || pool->threads == 1 || num_tasks == 1)
+  if (in_task || !pool || pool->threads == 1 || num_tasks == 1 || context->alone)
     return run_serially(fn, argument, num_tasks ? num_tasks : 1);
   if (forked(pool)) reset(pool);
   if (pool->started == 0) start(pool);
@@ -256,6 +258,14 @@ int32_t optc_parallel(optc_context* context, int32_t (*fn)(int32_t, int32_t, voi
   atomic_fetch_add(&pool->gate, CLOSED);
   await_leavers(pool);
   return atomic_load(&pool->status);
+}
+
+void optc_expect_run(optc_context* context, int64_t nanoseconds) {
+  context->run_alone = context->alone = nanoseconds < RUN_NS;
+}
+
+void optc_expect(optc_context* context, int64_t nanoseconds) {
+  context->alone = context->run_alone || nanoseconds < STEP_NS;
 }
 
 int32_t optc_num_threads(const optc_context* context) { return context->options.num_threads; }
@@ -282,7 +292,7 @@ static int32_t tvm_task(int32_t task, int32_t num_tasks, void* argument) {
  * others. */
 static int tvm_launch(int (*lambda)(int, tvm_env*, void*), void* data, int num_task) {
   tvm_job job = {lambda, data};
-  int32_t threads = current ? current->options.num_threads : 1;
+  int32_t threads = current && !current->alone ? current->options.num_threads : 1;
   if (num_task == 0 && threads > 1) num_task = 4 * threads;
   return optc_parallel(current, tvm_task, &job, num_task);
 }

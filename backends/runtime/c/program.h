@@ -71,6 +71,11 @@ int32_t optc_failed(const optc_context*);
 /* Runs fn(task, num_tasks, argument) for task in [0, num_tasks) on the context's pool. num_tasks 0: one a thread. */
 int32_t optc_parallel(optc_context*, int32_t (*fn)(int32_t task, int32_t num_tasks, void*), void* argument, int32_t num_tasks);
 
+/* How many nanoseconds one thread takes, by estimate, for the whole run and for the step that comes next: the pool has
+ * nothing to do with runs and steps for which waking it would not pay. */
+void optc_expect_run(optc_context*, int64_t nanoseconds);
+void optc_expect(optc_context*, int64_t nanoseconds);
+
 /* Runs node `index` on the host. An output with data gets its result there and must have its exact shape; for one
  * without, dtype, rank and shape are filled in and the data comes from optc_alloc. */
 int32_t optc_call_host(optc_context*, int32_t index, const optc_tensor* inputs, int32_t num_inputs,
