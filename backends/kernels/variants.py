@@ -16,11 +16,11 @@ from .matmul import MatmulSpec
 BLOCKS: dict[str, Callable[[Any], int]] = {
     "row_block": lambda plan: plan.tile.rows,
     "strip": lambda plan: plan.height,
-    "block": lambda plan: plan.tile.panel,
+    "block": lambda plan: plan.tile.panel if hasattr(plan, "tile") else 0,
     "chunk": lambda plan: 1,
     "rows": lambda plan: 1,
 }
-"""Fields that say how much a task does before it goes on, and what each is a multiple of."""
+"""Fields that say how much a task does before it goes on, and what each is a multiple of (0: it is no such thing)."""
 PARTS = ("groups", "parts")
 """How many threads share the columns."""
 HINTS: dict[str, Any] = {"ahead": 0, "a_ahead": 0, "touch": False}
@@ -34,7 +34,8 @@ def variants(spec: Any, plan: Any, target: Target) -> Iterator[Any]:
         size = getattr(plan, name, None)
         if isinstance(size, int) and not isinstance(plan, DepthwisePlan):  # whose rows are its register tile
             step = unit(plan)
-            yield from (replace(plan, **{name: n}) for n in (size // 2 // step * step, size * 2) if n >= step)
+            smaller = size // 2 // step * step if step else 0
+            yield from (replace(plan, **{name: n}) for n in (smaller, size * 2) if n >= step > 0)
     splits = {1, target.num_cores if _columns(spec) >= target.num_cores * _panel(plan) else 1}
     for part in (n for n in PARTS if n in names):
         if is_parallel(plan):
