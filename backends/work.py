@@ -12,24 +12,34 @@ from .costs import cost, nodes_of
 from .steps import Kernel
 from .target import Target
 
-PRODUCTS = {"f32": 40, "bf16": 150, "int8": 200}
-"""Multiply-adds a nanosecond, in 512 bits; bf16 and int8 with the instructions for them."""
-PRODUCTS_ALONE = {"f32": 10, "bf16": 10, "int8": 60}
+PRODUCTS: dict[str, tuple[int, dict[str, int]]] = {
+    "f32": (70, {}),
+    "bf16": (70, {"amx": 250, "avx512bf16": 120}),
+    "int8": (60, {"amx": 400, "vnni": 200}),
+}
+"""Multiply-adds a nanosecond, in 512 bits: without and with a feature whose name contains the word."""
+PRODUCTS_ALONE = 50
 """Those of depthwise convolutions."""
-BYTES = 8
+BYTES = 40
 """A nanosecond, to and from the caches."""
 STEEP = frozenset(("Attention", "Erf", "Exp", "Gelu", "Pow", "Sigmoid", "Softmax", "Swish", "Tanh"))
-"""Ops that take about a nanosecond an element."""
+"""Ops that take about a third of a nanosecond an element."""
 
 
 def nanoseconds(step: Kernel, target: Target) -> Dim:
     """The estimate, an expression if dims are symbolic."""
     known = cost(step)
-    rates = PRODUCTS_ALONE if known.op == "Depthwise" else PRODUCTS
     time: Dim = _ratio(known.nbytes, BYTES)
     if known.macs != 0:
-        time = time + _ratio(known.macs, max(1, rates[known.kind] * target.lanes // 16))
-    return sum((_elements(node) for node in nodes_of(step) if node.op.removeprefix("optc.") in STEEP), start=time)
+        rate = PRODUCTS_ALONE if known.op == "Depthwise" else _products(known.kind, target)
+        time = time + _ratio(known.macs, max(1, rate * target.lanes // 16))
+    steep = (_elements(node) for node in nodes_of(step) if node.op.removeprefix("optc.") in STEEP)
+    return time + _ratio(sum(steep, start=0), 3)
+
+
+def _products(kind: str, target: Target) -> int:
+    plain, special = PRODUCTS[kind]
+    return next((rate for word, rate in special.items() if any(word in f for f in target.features)), plain)
 
 
 def _elements(node: Node) -> Dim:

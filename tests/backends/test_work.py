@@ -36,7 +36,7 @@ def test_work_grows_with_the_dims() -> None:
     assert not isinstance(work, int)
     few, many = (float(work.subs({symbol("N"): n})) for n in (1, 1024))
     assert few < 40_000  # the weights from the cache
-    assert 1024 * 256 * 256 / 40 < many < 1024 * 256 * 256 / 10
+    assert 1024 * 256 * 256 / 100 < many < 1024 * 256 * 256 / 30
 
 
 def test_narrow_vectors_take_longer() -> None:
@@ -51,7 +51,7 @@ def test_transcendental_functions_count() -> None:
     plain, steep = (work_of(f"graph main(%x: f32[64,64]) {{ %y = {op}(%x) return %y }}", Target.host())
                     for op in ("Neg", "Erf"))  # fmt: skip
     assert isinstance(plain, int)
-    assert steep == plain + 64 * 64
+    assert steep == plain + 64 * 64 // 3
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="counts the threads of this process")
