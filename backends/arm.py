@@ -27,6 +27,7 @@ def _aarch64(core: str, features: tuple[str, ...], l1: int, l2: int) -> Target:
     return Target(
         name, core, features, lanes=4, registers=32, l1=l1 << 10, l2=l2 << 10,
         triple="aarch64-unknown-linux-gnu", cflags=("-march=armv8-a",), mattr=("-sve",),
+        multiplies_by_lane=True,
     )  # fmt: skip
 
 
@@ -46,7 +47,7 @@ CORES = {
     "armv7": Target(
         "arm:armv7", "cortex-a9", ("neon", "vfp3"), lanes=4, registers=16, l1=32 << 10, l2=256 << 10,
         triple="armv7l-unknown-linux-gnueabihf", cflags=("-march=armv7-a", "-mfpu=neon", "-mfloat-abi=hard"),
-        mattr=("+neon",),
+        mattr=("+neon",), multiplies_by_lane=True,
     ),
 }  # fmt: skip
 """Cores by name: "generic" is every 64-bit ARM; caches in KiB, the least that a core may have."""

@@ -37,6 +37,7 @@ class Target:
     `lanes` is the number of float32 in a vector register, `registers` how many of those there are, `l1`, `l2` the
     bytes of a core's data caches, `num_cores` for how many threads kernels are laid out (fewer may run them). `cflags`
     make the C compiler generate for this processor, `mattr` changes the features that `mcpu` implies to LLVM.
+    `multiplies_by_lane`: an operand of a multiply-add may be one lane of a vector.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Target:
     triple: str = "x86_64-unknown-linux-gnu"
     cflags: tuple[str, ...] = ()
     mattr: tuple[str, ...] = ()
+    multiplies_by_lane: bool = False
 
     device: ClassVar[str | None] = None
     """The C name of the optc_device that runs the kernels; None: the CPU that runs the program."""

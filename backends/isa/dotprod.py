@@ -21,26 +21,17 @@ class SignedDot(Dot4):
     cost: float = 0.5
     latency: float = 3.0
     shift: int = 128
+    along: int = 4
 
     def accumulate(self, total: Expr, element: Expr, column: Expr, lanes: int) -> Expr:
         signed = tirx.bitwise_xor(element, splat(tirx.const(-0x7F7F7F80, "int32"), lanes))
-        return byte_dot("sdot", total, signed, "int8", column, lanes)
+        return byte_dot("sdot", total, column, signed, lanes)  # the second operand may be one lane of a vector
 
 
-def byte_dot(name: str, total: Expr, a: Expr, a_dtype: str, b: Expr, lanes: int) -> Expr:
-    """`total + Σ a[i] b[i]` over the four bytes of each lane by a NEON instruction; `a` int32 x `lanes` or bytes, b s8.
-
-    Fewer than two lanes go as two: there is no narrower form of the instructions.
-    """
-    if lanes == 1:
-        total, a, b = (tirx.Broadcast(v, 2) if v is not b else tirx.Shuffle([b], _twice(4)) for v in (total, a, b))
-        return tirx.Shuffle([byte_dot(name, total, a, a_dtype, b, 2)], [tirx.IntImm("int32", 0)])
+def byte_dot(name: str, total: Expr, a: Expr, b: Expr, lanes: int) -> Expr:
+    """`total + Σ a[i] b[i]` over the four bytes of each lane by a NEON instruction; `a`, `b`: 2 or 4 lanes of four."""
     width = 4 * lanes
-    given = tirx.reinterpret(f"{a_dtype}x{width}", a), tirx.reinterpret(f"int8x{width}", b)
+    given = [tirx.reinterpret(f"int8x{width}", v) for v in (a, b)]
     return tirx.call_llvm_pure_intrin(
         f"int32x{lanes}", f"llvm.aarch64.neon.{name}.v{lanes}i32.v{width}i8", total, *given
     )
-
-
-def _twice(count: int) -> list[Expr]:
-    return [tirx.IntImm("int32", i % count) for i in range(2 * count)]

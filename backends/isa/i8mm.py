@@ -15,6 +15,7 @@ class MixedDot(Dot4):
 
     cost: float = 0.5
     latency: float = 3.0
+    along: int = 4
 
     def accumulate(self, total: Expr, element: Expr, column: Expr, lanes: int) -> Expr:
-        return byte_dot("usdot", total, element, "uint8", column, lanes)
+        return byte_dot("usdot", total, element, column, lanes)

@@ -24,6 +24,7 @@ class MultiplyAdd(Dot2):
     cost: float = 1.0
     latency: float = 4.0
     prepare: float = 0.5
+    along: int = 8
 
     def element(self, kb: KernelBuilder, a: Expr, at: Dim, count: int, lanes: int) -> Expr:
         return splat(kb.load(a, at), lanes)

@@ -50,6 +50,7 @@ from .tile import (
     RegisterTile,
     Rows,
     Run,
+    floats,
     is_far,
     row_tiles,
     steps_ahead,
@@ -93,13 +94,16 @@ def plans(spec: ConvSpec, target: Target) -> Iterator[AnyPlan]:
     yield from direct_plans(spec, target)
 
 
-def direct_plans(spec: ConvSpec, target: Target, arithmetic: Arithmetic = F32) -> Iterator[ConvPlan | MatmulPlan]:
+def direct_plans(
+    spec: ConvSpec, target: Target, arithmetic: Arithmetic | None = None
+) -> Iterator[ConvPlan | MatmulPlan]:
     """Plans that multiply the weights as they are. Raises UnsupportedError for negative padding, which crops."""
     if min(spec.pads) < 0:
         raise UnsupportedError("convolution with negative padding", found=spec.pads)
     if spec.pointwise:
         yield from matmul.plans(_as_matmul(spec, flat=True), target, arithmetic)
         return
+    arithmetic = arithmetic or floats(target)
     g = _Geometry.of(spec)
     height = max(1, guess(g.out[1]))
     workers = target.num_cores if spec.macs >= matmul.PARALLEL_MACS * arithmetic.depth else 1
@@ -259,7 +263,7 @@ def _pixel_tiles(
     out_h, out_w = static(g.out[1]), static(g.out[2])
     width, columns, c_group = max(1, guess(g.out[2])), spec.c_out // spec.group, spec.c_in // spec.group
     found: dict[tuple[RegisterTile, int, int, int, bool], tuple[float, float]] = {}
-    can_clip = spec.padded and arithmetic == F32 and static(g.size[2]) is not None and not _pads_depth(spec)
+    can_clip = spec.padded and arithmetic.a == F32.a and static(g.size[2]) is not None and not _pads_depth(spec)
     inside = g.inside(1) * g.inside(2) if can_clip else 1.0
 
     def reads(count: int, taps: int) -> float:
@@ -278,11 +282,12 @@ def _pixel_tiles(
                 tile = replace(one, rows=th * tw)
                 if not tile.fits(target, taps) or (taps > 1 and c_group % arithmetic.depth):
                     continue
-                loads = th * reads(tw, taps)
+                along = arithmetic.along if taps == 1 else 1
+                loads = th * reads(tw, taps) / along
                 per_row = width // tw * tile.cycles(far, loads)
                 if width % tw:
                     rest = width % tw
-                    per_row += replace(one, rows=th * rest).cycles(far, th * reads(rest, taps))
+                    per_row += replace(one, rows=th * rest).cycles(far, th * reads(rest, taps) / along)
                 clip = can_clip and th == 1 and taps == g.kernel[2] and len(_clipped(g, tw)) <= MOST_CLIPPED
                 cycles = panels * per_row * -(-guess(g.out[1]) // th) * (inside if clip else 1.0)
                 found[tile, th, tw, taps, clip] = cycles, (loads + vectors) / (tile.rows * vectors)

@@ -43,6 +43,7 @@ from .tile import (
     RegisterTile,
     Rows,
     Run,
+    floats,
     is_near,
     row_tiles,
     steps_ahead,
@@ -111,8 +112,9 @@ def guess(dim: Dim) -> int:
     return GUESS if value is None else value
 
 
-def plans(spec: MatmulSpec, target: Target, arithmetic: Arithmetic = F32) -> Iterator[MatmulPlan]:
-    """Legal plans, the best guess first."""
+def plans(spec: MatmulSpec, target: Target, arithmetic: Arithmetic | None = None) -> Iterator[MatmulPlan]:
+    """Legal plans, the best guess first; in float32, or another arithmetic."""
+    arithmetic = arithmetic or floats(target)
     spec = _flattened(spec, True)
     columns = static(spec.n) or 1 << 12
     macs = spec.macs

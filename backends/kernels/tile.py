@@ -52,6 +52,7 @@ class Arithmetic:
     fewer, with zeros in B for the rest. `cost` is in cycles per accumulator and step, `latency` from one step of an
     accumulator to its next, `prepare` per vector of B beyond loading it, `scratch` the registers it needs besides the
     tile's. `shift` is subtracted from the elements of A before they are multiplied: sums lack `shift * Σ_k b[k]`.
+    Where an instruction takes a lane of a vector for all lanes, elements of A are read `along` steps at a time.
     """
 
     a: str = "float32"
@@ -64,6 +65,7 @@ class Arithmetic:
     prepare: float = 0.0
     scratch: int = 0
     shift: int = 0
+    along: int = 1
 
     @property
     def lane_bytes(self) -> int:
@@ -94,6 +96,12 @@ class Arithmetic:
         """`count` (at most `depth`) elements of A in all lanes."""
         return splat(kb.load(a, at), lanes)
 
+    def of_vector(self, vector: Expr, step: int, lanes: int) -> Expr:
+        """The elements of A of one of the steps that a vector holds, `along * depth` elements, in all lanes."""
+        if self.depth > 1:
+            vector = tirx.reinterpret(f"int{8 * self.depth * itemsize(self.held)}x{self.along}", vector)
+        return tirx.Shuffle([vector], [tirx.IntImm("int32", step)] * lanes)
+
     def column(self, kb: KernelBuilder, b: Expr, at: Dim, lanes: int) -> Expr:
         """The elements of B for `lanes` columns."""
         return kb.load(b, at, lanes * self.depth)
@@ -104,6 +112,11 @@ class Arithmetic:
 
 
 F32 = Arithmetic()
+
+
+def floats(target: Target) -> Arithmetic:
+    """How a target multiplies float32."""
+    return Arithmetic(along=target.lanes) if target.multiplies_by_lane else F32
 
 
 @dataclass(frozen=True)
@@ -121,8 +134,9 @@ class RegisterTile:
         return self.vectors * self.lanes
 
     def fits(self, target: Target, taps: int = 1) -> bool:
-        """Whether accumulators, one row of B for each tap (see `Run`) and a broadcast stay in registers."""
-        held = taps * self.vectors + 1 if taps * self.vectors > 1 else 1
+        """Whether accumulators, one row of B for each tap (see `Run`) and elements of A stay in registers."""
+        elements = self.rows if self.arithmetic.along > 1 and taps == 1 else 1
+        held = taps * self.vectors + elements if taps * self.vectors > 1 else elements
         return self.rows * self.vectors + held + self.arithmetic.scratch <= target.registers
 
     def cycles(self, far: bool = False, reads: float | None = None, near: bool = False) -> float:
@@ -131,7 +145,7 @@ class RegisterTile:
         `far`: panels do not stay in L1, so that a row of one comes from L2. `reads`: elements of A a step, if rows
         share them, which then mostly lie in L1 already. `near`: L1 holds the rows of two tiles.
         """
-        operands = (self.rows if reads is None else reads) + self.vectors
+        operands = (self.rows / self.arithmetic.along if reads is None else reads) + self.vectors
         work = self.rows * self.vectors * self.arithmetic.cost + self.vectors * self.arithmetic.prepare
         panel = self.arithmetic.lane_bytes * self.panel if far else 0.0
         lines = 0.0
@@ -223,8 +237,10 @@ def register_tile(
 
     readers = run.readers(rows.offsets)
     per_line = LINE_BYTES // itemsize(kind.held) // kind.depth
+    along = kind.along if run.taps == 1 and run.span is None and static(run.step) == 1 else 1
 
-    def step(a_at: Dim, k: Dim, depth: int) -> None:
+    def step(a_at: Dim, k: Dim, depth: int, part: int | None = None) -> None:
+        """One step at `a_at`; or number `part` of those in the vectors there."""
         at_rows = [b.base + (k * run.taps + tap) * b.pitch for tap in range(run.taps)]
         if b.ahead:
             for row in at_rows:
@@ -233,11 +249,26 @@ def register_tile(
         columns = [[kind.column(kb, b.view, row + j * lanes * kind.depth, lanes) for j in range(tile.vectors)]
                    for row in at_rows]  # fmt: skip
         for offset, users in readers:
-            element = kind.element(kb, a, a_at + offset, depth, lanes)
+            if part is None:
+                element = kind.element(kb, a, a_at + offset, depth, lanes)
+            else:
+                element = kind.of_vector(kb.load(a, a_at + offset, along * depth), part, lanes)
             for i, tap in users:
                 for j in range(tile.vectors):
                     total = kind.accumulate(kb.load(acc, at(i, j), lanes), element, columns[tap][j], lanes)
                     kb.store(acc, at(i, j), total, lanes)
+
+    def steps(a_at: Dim, k: Dim, count: Dim) -> None:
+        """`count` whole steps from `a_at` and `k` on."""
+        size = run.step * kind.depth
+        done: Dim = 0
+        if along > 1:
+            done = floordiv(count, along) * along
+            with kb.loop(floordiv(count, along), "vector") as vector:
+                for part in range(along):
+                    step(a_at + vector * (along * size), k + (vector * along + part), kind.depth, part)
+        with kb.loop(count - done, "k") as i:
+            step(a_at + (done + i) * size, k + (done + i), kind.depth)
 
     def walk(level: int, a_at: Dim, done: Dim) -> None:
         if level < len(run.outer):
@@ -255,11 +286,8 @@ def register_tile(
             first = kb.let(line * per_line, "first")
             for offset, _ in readers:
                 kb.prefetch(a, a_at + first * kind.depth + offset + rows.ahead)
-            with kb.loop(per_line, "k") as k:
-                step(a_at + (first + k) * (run.step * kind.depth), start + (first + k), kind.depth)
-        with kb.loop(whole - lines * per_line, "k") as k:
-            k = k + lines * per_line
-            step(a_at + k * (run.step * kind.depth), start + k, kind.depth)
+            steps(a_at + first * (run.step * kind.depth), start + first, per_line)
+        steps(a_at + lines * per_line * (run.step * kind.depth), start + lines * per_line, whole - lines * per_line)
         if kind.depth > 1 and length % kind.depth and not run.slack:
             step(a_at + whole * kind.depth, start + whole, length % kind.depth)
 

@@ -27,7 +27,7 @@ from ...backends.runtime.types import NUMBERS, dtype_of, numpy_dtype
 from ...backends.target import Target
 from ...compiler.errors import OptcError, ShapeError, TargetError
 
-SOURCES = (Path(__file__).parent / "server.c", RUNTIME_FOLDER / "loader.c")
+SOURCES = (Path(__file__).parent / "server.c", RUNTIME_FOLDER / "loader.c", RUNTIME_FOLDER / "inflate.c")
 QEMU = {"aarch64": "qemu-aarch64", "arm": "qemu-arm"}
 
 
