@@ -2,7 +2,7 @@
 
 Being quantized is no failure. An output without a likeness to the float one is, and so is an accuracy budget, recorded
 when the artifact was compiled, that does not hold on the data at hand. From a quantized model (Q and DQ, or QLinear
-ops) an artifact may depart by one step, 1/255 of what the output spans, in all but 0.1% of its values.
+ops) an artifact may depart by one step, 1/255 of what the output spans over all samples, in all but 0.1% of its values.
 """
 
 from __future__ import annotations
@@ -108,6 +108,7 @@ def _output(name: str, expected: Sequence[np.ndarray], found: Sequence[np.ndarra
     signal = noise = 0.0
     near = same = places = values = 0
     nan = False
+    step = _step(expected)
     for a, b in zip(expected, found, strict=True):
         values += a.size
         if a.shape != b.shape:
@@ -118,10 +119,16 @@ def _output(name: str, expected: Sequence[np.ndarray], found: Sequence[np.ndarra
         nan |= bool(np.isnan(y[finite]).any())
         x, y = x[finite], np.nan_to_num(y[finite])
         signal, noise = signal + float((x**2).sum()), noise + float(((x - y) ** 2).sum())
-        step = float(np.ptp(x)) / STEPS if x.size else 0.0
         near += int(np.count_nonzero(np.abs(x - y) <= step * 1.001)) + a.size - x.size
         if kind != "values":
             same += int(np.count_nonzero(winners(a) == winners(b)))
             places += a.size // a.shape[-1]
     snr = decibels(signal, noise) if noise < np.inf and signal > 0 else (-np.inf if noise else 100.0)
     return Output(name, snr, same / places if places else None, near / values if values else 1.0, nan)
+
+
+def _step(arrays: Sequence[np.ndarray]) -> float:
+    """The step of an output: what all arrays together span (one sample may hold one number), in 255 parts."""
+    finite = [a[np.isfinite(a)].astype(np.float64) for a in arrays]
+    ends = [end for a in finite if a.size for end in (a.min(), a.max())]
+    return float(max(ends) - min(ends)) / STEPS if ends else 0.0

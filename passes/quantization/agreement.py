@@ -9,6 +9,9 @@ it is the share of values off by at most 2% of the range (max - min) that the fl
 output may be one number); of logits
 (which may be an embedding as well) the lesser of the two; of integers and booleans the share of equal ones. A model's
 score is that of the output that agrees least; the float model's own is 1.
+
+Samples may be calls in a row, each with the state that the float model gave in the call before. A model is then given
+the state that it made itself: small errors of a call may add up over many.
 """
 
 from __future__ import annotations
@@ -27,6 +30,8 @@ Arrays = Mapping[str, np.ndarray]
 TOLERANCE = 0.02
 _FEW_CLASSES = 5
 """A product of fewer columns may be a regression: boxes have four."""
+_SAME = 1e-3
+"""Relative difference that another run of the float model may make."""
 _TOP = 16
 """Classes remembered of a place; another one's probability counts as 0."""
 
@@ -59,8 +64,19 @@ class Agreement:
     def __init__(self, kinds: Mapping[str, Kind], reference: Run, samples: Iterable[Arrays]) -> None:
         self._kinds = dict(kinds)
         self._samples = list(samples)
-        self._expected = [{n: _Expected(kinds[n], a) for n, a in reference(s).items()} for s in self._samples]
+        self._expected: list[dict[str, _Expected]] = []
+        self._states: list[dict[str, str]] = []
+        before: Arrays = {}
+        for sample in self._samples:
+            self._states.append(_carried(sample, before))
+            before = reference(sample)
+            self._expected.append({n: _Expected(kinds[n], a) for n, a in before.items()})
         self._tolerance = {n: TOLERANCE * _span([e[n].ends for e in self._expected if n in e]) for n in self._kinds}
+
+    @property
+    def calls_in_a_row(self) -> int:
+        """How many samples go on with the state of the one before."""
+        return sum(bool(states) for states in self._states)
 
     @property
     def decisions(self) -> int:
@@ -74,12 +90,25 @@ class Agreement:
     def by_output(self, run: Run) -> dict[str, float]:
         """The score of each output; 1 of an output without elements."""
         got, of = ({name: np.zeros(2) for name in self._kinds} for _ in range(2))
-        for sample, expected in zip(self._samples, self._expected, strict=True):
-            found = run(sample)
+        found: Arrays = {}
+        for sample, states, expected in zip(self._samples, self._states, self._expected, strict=True):
+            found = run({**sample, **{name: found[output] for name, output in states.items() if output in found}})
             for name, each in expected.items():
                 got[name] += each.agreeing(found.get(name), self._tolerance[name])
                 of[name] += each.most
         return {n: float(np.divide(got[n], of[n], out=np.ones(2), where=of[n] > 0).min()) for n in self._kinds}
+
+
+def _carried(sample: Arrays, before: Arrays) -> dict[str, str]:
+    """The inputs of a sample that are outputs of the call before, {input: output}."""
+    pairs = ((name, output) for name in sample for output in before)
+    return {name: output for name, output in pairs if _same(sample[name], before[output])}
+
+
+def _same(given: np.ndarray, made: np.ndarray) -> bool:
+    if (given.shape, given.dtype) != (made.shape, made.dtype) or given.dtype.kind != "f" or not given.any():
+        return False
+    return np.allclose(given, made, rtol=_SAME, atol=_SAME * float(np.abs(made).max()))
 
 
 class _Expected:

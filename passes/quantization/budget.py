@@ -18,6 +18,7 @@ import math
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,12 +60,14 @@ class Step:
 
 @dataclass
 class Walk:
-    """The way from all-int8 towards float. `harm` is by layer the gain in dB at the outputs were it float."""
+    """The way from all-int8 towards float. `decisions` and `calls_in_a_row` tell what agreement was measured on (see
+    agreement.py); `harm` is by layer the gain in dB at the outputs were it float."""
 
     budget: float
     reference: float
     layers: int
     decisions: int | None = None
+    calls_in_a_row: int = 0
     harm: dict[str, float] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
     interrupted: bool = False
@@ -87,6 +90,8 @@ class Walk:
         lines = [f"budget: {self.budget:.2%} of a score of {self.reference:.5g} in float"]
         if self.decisions is not None:
             lines[0] += f" (agreement of outputs, {self.decisions} places compared)"
+            if self.calls_in_a_row:
+                lines.append(f"budget: {self.calls_in_a_row} samples go on with the state that int8 made before")
             if self.decisions * self.budget < 1 and self.budget:
                 lines.append("budget: so few places are compared that one may decide; pass more samples")
         for step in self.steps:
@@ -132,15 +137,15 @@ def walk(
     say = say or (lambda what, share: None)
     say("accuracy budget: scoring the float model", 0.0)
     run = Runner(study.graph).run
-    decisions = None
+    decisions, calls = None, 0
     if metric is None:
         compared = Agreement(kinds_of(study.graph), run, samples)
-        decisions, metric = compared.decisions, compared
+        decisions, calls, metric = compared.decisions, compared.calls_in_a_row, compared
         reference = 1.0
     else:
         reference = _scored(metric, run)
     names = list(dict.fromkeys(n.name for n in study.placement.layers))
-    found = Walk(budget, reference, len(names), decisions)
+    found = Walk(budget, reference, len(names), decisions, calls)
     known = None if state is None else _State(state, _key(study, metric, reference, samples))
     try:
         _Walker(study, found, metric, known, say).go(names, samples)
@@ -296,11 +301,20 @@ class _State:
             raise CalibrationError(message, node=str(self._path)) from error
 
 
+@cache
+def _code() -> str:
+    """Changes with the sources that quantize, whose steps may be other ones under the same names."""
+    total = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        total.update(path.read_bytes())
+    return total.hexdigest()
+
+
 def _key(study: Study, metric: Metric, reference: float, samples: Iterable[Sample]) -> str:
-    """Equal for equal graphs, quantizations and scores. A user's metric is known by its name and by what it gives
+    """Equal for equal graphs, quantizations, scores and code. A user's metric is known by its name and by what it gives
     for the float model."""
     name = f"{getattr(metric, '__module__', '')}.{getattr(metric, '__qualname__', type(metric).__qualname__)}"
-    parts = [print_graph(study.graph), name, repr(reference)]
+    parts = [_code(), print_graph(study.graph), name, repr(reference)]
     parts += sorted(f"{v.name} {g}" for v, g in study.choice.grids.items())
     total = hashlib.sha256("\0".join(parts).encode())
     for node in study.placement.layers:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 Sample = Mapping[str, np.ndarray]
 
+_PACKED_UP_TO = 128 << 20
+"""Bytes of shared constants up to which a session keeps copies of them in the order that suits its products."""
 _SHARED_FROM = 1024
 """Bytes of a constant from which it is shared; smaller ones may decide on shapes, which ONNX Runtime wants to read."""
 
@@ -112,6 +114,7 @@ class _Shared:
 
     def __init__(self) -> None:
         self.values: dict[str, onnxruntime.OrtValue] = {}
+        self.nbytes = 0
 
     def write(self, name: str, array: np.ndarray) -> onnx.TensorProto:
         """A tensor of the model; of one that is shared it has the type only."""
@@ -120,6 +123,7 @@ class _Shared:
 
         if array.nbytes < _SHARED_FROM or array.dtype.kind not in "fiu" or not array.dtype.isbuiltin:
             return tensor_proto(name, array)
+        self.nbytes += array.nbytes
         self.values[name] = onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
         tensor = onnx.TensorProto(name=name, data_type=DType.from_numpy(array.dtype).value, dims=array.shape)
         tensor.data_location = onnx.TensorProto.EXTERNAL
@@ -139,10 +143,11 @@ def _session(graph: Graph, threads: int, brief: bool) -> tuple[onnxruntime.Infer
     options.log_severity_level = 4
     if brief:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        options.add_session_config_entry("session.disable_prepacking", "1")
     shared = _Shared()
     try:
         model = export_model(graph, writer=shared.write).SerializeToString()
+        if brief or shared.nbytes > _PACKED_UP_TO:
+            options.add_session_config_entry("session.disable_prepacking", "1")
         options.add_external_initializers(list(shared.values), list(shared.values.values()))
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"]), shared
     except OptcError:

@@ -55,6 +55,8 @@ _EFFORT = 100e9
 """Multiply-adds of a score beyond which it takes no more samples than the least."""
 _RECORDED = 12
 """Samples of which layers' inputs are recorded."""
+_IN_A_ROW = 20
+"""Samples taken one after the other for a score: they may be calls of a model with a state (see agreement.py)."""
 _SHARE = 8
 """Samples may take this part of the memory allowed."""
 
@@ -156,7 +158,7 @@ def study(
     if isinstance(samples, Iterator):
         samples = Rewound(samples)
     studied = shuffled(_studied(graph, samples, placement, recipe.memory))
-    judged = few(samples, graph, JUDGED) if recipe.budget is not None and data.metric is None else studied
+    judged = few(samples, graph, JUDGED, _IN_A_ROW) if recipe.budget is not None and data.metric is None else studied
     fitting = min(_FITTED, -(-len(studied) // 2), max(_JUDGED[0], len(studied) // 3))
     fit, judge = studied[:fitting], studied[fitting:]
     smoothed: dict[Node, Kept] = {}
@@ -320,8 +322,9 @@ def shuffled(samples: Sequence[Sample]) -> list[Sample]:
     return [samples[i] for i in np.random.default_rng(0).permutation(len(samples))]
 
 
-def few(samples: Any, graph: Graph, count: int) -> list[Sample]:
-    """At most `count` of the samples, checked: spread evenly over data of known length, else the first ones.
+def few(samples: Any, graph: Graph, count: int, in_a_row: int = 1) -> list[Sample]:
+    """At most `count` of the samples, checked: spread evenly, so many in a row, over data of known length, else the
+    first ones.
 
     Those behind one that is faulty are left out: calibration tells of it.
     """
@@ -329,7 +332,8 @@ def few(samples: Any, graph: Graph, count: int) -> list[Sample]:
     if isinstance(samples, Rewound):
         chosen = samples.first(count)
     elif isinstance(samples, Sized) and isinstance(samples, Iterable) and not isinstance(samples, Mapping):
-        chosen = islice(samples, 0, None, max(1, len(samples) // count))
+        step = max(1, len(samples) // count)
+        chosen = (sample for i, sample in enumerate(samples) if i // in_a_row % step == 0)
     found: list[Sample] = []
     with contextlib.suppress(CalibrationError):
         for sample in islice(checked(chosen, graph.inputs), count):

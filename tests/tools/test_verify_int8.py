@@ -66,6 +66,15 @@ def test_from_a_quantized_model_one_step_is_allowed() -> None:
         compared(Y + 2 * step, from_quantized=True).check()
 
 
+def test_the_step_is_that_of_all_samples() -> None:
+    numbers = np.linspace(0, 1, 11).astype(np.float32).reshape(11, 1)
+    model: Any = SimpleNamespace(
+        manifest={}, outputs=[Port("y", "float32", (1,))], run=lambda sample: {"y": sample["y"] + np.float32(0.003)}
+    )
+    samples = [{"y": number} for number in numbers]
+    assert compare_int8(model, dict, samples, from_quantized=True).outputs[0].within_step == 1
+
+
 def test_winners() -> None:
     flipped = np.array(Y)
     flipped[:64] = flipped[:64, ::-1]

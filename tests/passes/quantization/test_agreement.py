@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from onnx import helper
 from optc.compiler.onnx.importer import import_model
+from optc.compiler.options import Run
 from optc.passes.quantization.agreement import Agreement, Kind, kinds_of
 from small_models import make_model
 
@@ -81,3 +82,20 @@ def test_one_number_a_sample_is_measured_by_what_all_samples_span() -> None:
     score = Agreement({"y": "values"}, lambda s: {"y": s["x"]}, samples)
     assert score(lambda s: {"y": s["x"] + 0.015}) == 1.0
     assert score(lambda s: {"y": s["x"] + 0.03}) == 0.0
+
+
+def test_a_state_is_carried_on_as_the_model_made_it() -> None:
+    def counter(step: float) -> Run:
+        return lambda sample: {"next": sample["state"] + np.float32(step), "y": sample["state"] * 2}
+
+    samples, state = [], np.ones((1, 3), np.float32)
+    for _ in range(20):
+        samples.append({"state": state})
+        state = state + np.float32(1)
+    score = Agreement({"next": "values", "y": "values"}, counter(1.0), samples)
+    assert score.calls_in_a_row == 19
+    assert score(counter(1.0)) == 1
+    assert score(counter(1.1)) < 0.5  # each call alone is within 2% of the range
+    shuffled = Agreement({"next": "values", "y": "values"}, counter(1.0), samples[::2])
+    assert shuffled.calls_in_a_row == 0
+    assert shuffled(counter(1.1)) == 1

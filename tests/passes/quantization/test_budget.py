@@ -13,6 +13,7 @@ from onnx import helper
 from optc.compiler.errors import CalibrationError
 from optc.compiler.onnx.importer import import_model
 from optc.compiler.options import Calibration, Run
+from optc.passes.quantization import budget
 from optc.passes.quantization.budget import Walk, walk
 from optc.passes.quantization.execute import Runner
 from optc.passes.quantization.quantize import Recipe, Study, quantize, study
@@ -123,6 +124,18 @@ def test_steps_of_other_data_are_not_believed(found: Study, samples: Samples, tm
     after = walk(found, 0.05, samples=samples, state=state)
     assert after.decisions == 8 * (before.decisions or 0)
     assert before.steps[0].score != after.steps[0].score
+
+
+def test_steps_of_other_code_are_not_believed(
+    found: Study, samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = tmp_path / "steps.json"
+    keys = []
+    for code in ("one", "other", "other"):
+        monkeypatch.setattr(budget, "_code", lambda code=code: code)
+        walk(found, 0.05, samples=samples[:2], state=state)
+        keys.append(json.loads(state.read_text())["key"])
+    assert keys[0] != keys[1] == keys[2]
 
 
 def fails(run: Run) -> float:

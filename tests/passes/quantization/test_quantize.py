@@ -112,6 +112,7 @@ def test_few_are_spread_over_the_data() -> None:
     graph = graph_of("graph main(%x: f32[1]) {\n  %y = Relu(%x)\n  return %y\n}")
     data = [{"x": np.array([i], np.float32)} for i in range(20)]
     assert [float(s["x"][0]) for s in few(data, graph, 4)] == [0, 5, 10, 15]
+    assert [float(s["x"][0]) for s in few(data, graph, 10, 3)] == [0, 1, 2, 6, 7, 8, 12, 13, 14, 18]
     rewound = Rewound(iter(data))
     assert [float(s["x"][0]) for s in few(rewound, graph, 4)] == [0, 1, 2, 3]
     assert len(list(rewound)) == 20
