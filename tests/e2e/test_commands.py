@@ -122,6 +122,7 @@ def test_targets_lists_this_host(cli: Cli) -> None:
     code, out, _ = cli("targets")
     assert code == 0
     assert "x86-64-v3" in out
+    assert "arm:cortex-a76" in out
 
 
 @pytest.mark.parametrize("level", ["x86-64-v3", "x86-64-v4"])

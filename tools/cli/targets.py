@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from .common import Json, Printer, Quiet, table
 
 
 def command(json: Json = False, quiet: Quiet = False) -> None:
-    from ...backends.runtime.host import host_features, host_triple
+    from ...backends.arm import CORES
+    from ...backends.runtime.host import host_features, host_triple, runs_here
     from ...backends.runtime.toolchain import find_compiler
     from ...backends.target import LEVELS, Target
     from ...compiler.errors import TargetError
 
     mine = host_features()
     rows, facts = [], []
-    for level in LEVELS.values():
-        missing = [f for f in level.features if f not in mine]
-        here = "runs here" if not missing else f"needs {' '.join(missing)}"
-        rows.append([level.name, f"{level.lanes} x f32", here])
-        facts.append({"target": level.name, "lanes": level.lanes, "missing": missing})
+    for target in (*LEVELS.values(), *CORES.values()):
+        native = runs_here(target.triple)
+        missing = [f for f in target.features if f not in mine] if native else [target.triple]
+        here = f"needs {' '.join(missing)}" if missing else "runs here"
+        rows.append([target.name, f"{target.lanes} x f32", here if native else _cross(target.triple)])
+        facts.append({"target": target.name, "lanes": target.lanes, "missing": missing})
     try:
         host = Target.host().mcpu
     except TargetError as error:
@@ -27,6 +31,22 @@ def command(json: Json = False, quiet: Quiet = False) -> None:
     except TargetError as error:
         compiler = str(error)
     text = [f"host      {host_triple()}, compiles as {host}", f"compiler  {compiler}"]
-    text += [table(rows, ["target", "vector", "this host"]), "arm, cuda: not in this version"]
+    text += [table(rows, ["target", "vector", "this host"]), "cuda: not in this version"]
     data = {"host": host_triple(), "cpu": host, "compiler": compiler, "features": sorted(mine), "targets": facts}
     Printer(json, quiet).show("\n".join(text), data)
+
+
+def _cross(triple: str) -> str:
+    """What code for another architecture needs here."""
+    from ...backends.runtime.toolchain import find_compiler
+    from ...compiler.errors import TargetError
+    from ..emulator import qemu
+
+    try:
+        find_compiler(triple)
+    except TargetError as error:
+        return f"compiles after: {error.hint}"
+    try:
+        return f"compiles, runs under {Path(qemu(triple)[0]).name}"
+    except TargetError:
+        return "compiles; runs here after: apt-get install qemu-user-static"

@@ -43,13 +43,13 @@ def missing(target: Target) -> str | None:
     """What must be installed to run code of a target here; None if nothing is."""
     try:
         find_compiler(target.triple)
-        _qemu(target.triple)
+        qemu(target.triple)
     except TargetError as error:
         return str(error)
     return None
 
 
-def _qemu(triple: str) -> list[str]:
+def qemu(triple: str) -> list[str]:
     """The command that runs a program of `triple`; empty where the host does. Raises TargetError if there is none."""
     if runs_here(triple):
         return []
@@ -91,7 +91,7 @@ class Emulator:
 
     def __init__(self, target: Target | str = "arm", cpu: str = "max", options: Sequence[str] = ()) -> None:
         self.target = Target.parse(target) if isinstance(target, str) else target
-        emulator = _qemu(self.target.triple)
+        emulator = qemu(self.target.triple)
         command = [*emulator, *(["-cpu", cpu, *options] if emulator else []), str(build_server(self.target.triple))]
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the process)
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors)
