@@ -15,7 +15,8 @@ from typing import Any
 from ...compiler.errors import OptcError
 from ..target import Target
 
-PACKAGE = __package__ or "optc.backends.tuning"
+WORKER = ("-m", f"{__package__}.worker")
+"""What Python is called with."""
 START_SECONDS = 120.0
 """What a new worker may take beyond a request's limit: it imports TVM first."""
 
@@ -88,7 +89,7 @@ class Client:
         self._fresh = True
         path = os.pathsep.join(p or os.getcwd() for p in sys.path)  # the package is where this process found it
         self._process = subprocess.Popen(
-            [sys.executable, "-m", f"{PACKAGE}.worker"],
+            [sys.executable, *WORKER],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
             env=os.environ | {"PYTHONPATH": path},
         )  # fmt: skip
