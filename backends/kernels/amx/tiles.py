@@ -13,7 +13,7 @@ from tvm import tirx
 from ...isa import amx
 from ...isa.amx import COLUMNS, REGISTERS, ROW_BYTES, ROWS, Statement, TileType
 from ...isa.pack import PACKED_LANES
-from ..builder import Dim, Epilogue, Expr, KernelBuilder, address, floordiv, i64, known, maximum, minimum
+from ..builder import Dim, Epilogue, Expr, KernelBuilder, address, floordiv, i64, itemsize, known, maximum, minimum
 from ..tile import store_lanes
 from .walk import Walk
 
@@ -21,6 +21,7 @@ UNROLLED_STEPS = 4
 """Walks of at most so many steps need no loop."""
 PIECES = 8
 """In how many pieces a block is stored while the next one is computed."""
+LINE_BYTES = 64
 SLOTS = 2
 """Blocks that have scratch: one is written while another is read."""
 
@@ -140,6 +141,21 @@ class Columns:
 
 
 @dataclass(frozen=True)
+class Ahead:
+    """Part number `part` of `parts` of the next panel is fetched into L2 while this one is used."""
+
+    part: Expr
+    parts: int
+
+    def fetch(self, kb: KernelBuilder, b: Expr, at: Dim, nbytes: int) -> None:
+        """Fetches this part of the `nbytes` at element `at`."""
+        lines = -(-nbytes // (LINE_BYTES * self.parts))
+        itemsize_ = itemsize(str(b.dtype))
+        for line in range(lines):
+            kb.prefetch(b, at + (self.part * lines + line) * (LINE_BYTES // itemsize_), locality=2)
+
+
+@dataclass(frozen=True)
 class Output:
     """A flat view of rows `pitch` elements apart, written through the epilogue."""
 
@@ -200,7 +216,13 @@ class Tiles:
         self.kb.emit(amx.configure(address(config, 0)))
 
     def multiply(
-        self, a: Source, columns: Columns, panel: Panel, slot: Expr, between: Sequence[Callable[[], None]]
+        self,
+        a: Source,
+        columns: Columns,
+        panel: Panel,
+        slot: Expr,
+        between: Sequence[Callable[[], None]],
+        ahead: Ahead | None = None,
     ) -> None:
         """Sums of a block over all of k, left in scratch number `slot`; other work goes `between` the instructions."""
         kb, walk, block = self.kb, self.walk, self.block
@@ -218,6 +240,8 @@ class Tiles:
         else:
             for run, start, done, count in walk.stretches([(cut - len(sums)) // per_step for cut in weave.cuts]):
                 with kb.loop(count, "k") as k:
+                    if ahead is not None:
+                        ahead.fetch(kb, columns.b, base + size * walk.steps + (done + k) * size, size * self.kind.itemsize)
                     at, b_at = a.runs[run] + start + k * walk.step, base + (done + k) * size
                     for statement in self._step(a, at, columns.b, b_at, panel.width):
                         kb.emit(statement)
@@ -251,10 +275,16 @@ class Tiles:
         at = (slot * (block.rows * ROWS) + i) * (block.columns * COLUMNS)
         is_packed = y.epilogue is not None and y.epilogue.dtype == "uint8" and panel.whole(PACKED_LANES)
         lanes = PACKED_LANES if is_packed else COLUMNS
-        for j in range(0, panel.width * COLUMNS, lanes):
+
+        def vector(j: Dim, count: int) -> None:
             value = self.kb.load(self._scratch, at + j, lanes)
-            count = lanes if is_packed else panel.lanes(j // COLUMNS)
             store_lanes(self.kb, y.view, row_at + first + j, value, count, lanes, y.epilogue, [*indices, first + j])
+
+        whole = (panel.width - (panel.last < COLUMNS)) * COLUMNS // lanes
+        with self.kb.loop(whole, "vector") as number:  # which LLVM unrolls where the epilogue is short
+            vector(number * lanes, lanes)
+        if whole * lanes < panel.width * COLUMNS:
+            vector(whole * lanes, panel.last)
 
 
 Store = Callable[[Panel, Expr, Expr, Dim, Dim], None]
@@ -270,7 +300,7 @@ class Pipeline:
         """Panel, block and slot of the sums that are to be stored; no block: -1."""
         self._remember(i64(0), i64(-1), i64(0))
 
-    def block(self, a: Source, columns: Columns, panel: Panel, block: Expr) -> None:
+    def block(self, a: Source, columns: Columns, panel: Panel, block: Expr, ahead: Ahead | None = None) -> None:
         """Multiplies block number `block`, and stores the one before."""
         before, number, slot = self._recall()
 
@@ -280,7 +310,7 @@ class Pipeline:
 
         bounds = [known(floordiv(self.tiles.rows * i, PIECES)) for i in range(PIECES + 1)]
         pieces = [partial(piece, first, last) for first, last in pairwise(bounds)]
-        self.tiles.multiply(a, columns, panel, 1 - slot, pieces)
+        self.tiles.multiply(a, columns, panel, 1 - slot, pieces, ahead)
         self._remember(panel.number, i64(block), 1 - slot)
 
     def flush(self) -> None:
