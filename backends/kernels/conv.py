@@ -44,6 +44,7 @@ from .convspec import ConvSpec
 from .matmul import MatmulPlan, MatmulSpec, guess
 from .tile import (
     F32,
+    LINE_BYTES,
     Arithmetic,
     Output,
     Panels,
@@ -68,8 +69,9 @@ MOST_CLIPPED = 4
 class ConvPlan:
     """Register tile of `height` x `width` output pixels; `strip` output rows (a multiple of `height`) are a task's
     share; `groups` parts of the panels are separate tasks; `workers` tasks at a time have scratch memory;
-    panels are fetched `ahead` steps of k before their use (0: not); `taps` of a kernel row (1 or all) are walked side
-    by side; `clip`: tiles leave out the taps that lie beyond the border instead of reading a padded copy, for tiles of
+    panels are fetched `ahead` steps of k before their use (0: not), pixels `a_ahead` elements; `touch`: lines of the
+    output and of a residual are fetched before they are used; `taps` of a kernel row (1 or all) are walked side by
+    side; `clip`: tiles leave out the taps that lie beyond the border instead of reading a padded copy, for tiles of
     one row with all taps side by side, a width that is known and a border of zeros."""
 
     tile: RegisterTile
@@ -81,6 +83,8 @@ class ConvPlan:
     ahead: int = 0
     taps: int = 1
     clip: bool = False
+    a_ahead: int = 0
+    touch: bool = False
 
 
 AnyPlan = ConvPlan | MatmulPlan | WinogradPlan
@@ -124,7 +128,13 @@ def direct_plans(
                 strips = -(-strips // workers) * workers
         strip = max(th, -(-height // strips // th) * th)
         ahead = steps_ahead(tile, spec.c_in // spec.group * int(product(g.kernel)), weights, target, taps)
-        yield ConvPlan(tile, th, tw, strip, groups, workers, ahead, taps, clip)
+        a_ahead, touch = 0, False
+        if arithmetic == F32:
+            outputs = images * height * guess(g.out[2]) * spec.c_out
+            touch = 4 * (outputs + images * guess(g.size[1]) * guess(g.pitch)) + weights > target.l2 // 2
+            if int(product(g.kernel)) == 1 and spec.c_in // spec.group >= LINE_BYTES // 4:
+                a_ahead = LINE_BYTES // 4
+        yield ConvPlan(tile, th, tw, strip, groups, workers, ahead, taps, clip, a_ahead, touch)
 
 
 def pack_weights(array: np.ndarray, spec: ConvSpec, plan: AnyPlan) -> np.ndarray:
@@ -163,7 +173,7 @@ def build(spec: ConvSpec, plan: AnyPlan, epilogue: Epilogue | None = None, borde
     kb = KernelBuilder()
     strips = ceildiv(g.out[1], plan.strip)
     tasks = known(spec.batch * g.out[0] * strips * plan.groups)
-    output = Output(kb.flat(y), each, epilogue, pitch)
+    output = Output(kb.flat(y), each, epilogue, pitch, plan.touch)
     source = kb.flat(x)
 
     def task(number: Expr, scratch: tuple[Expr, Dim] | None) -> None:
@@ -356,7 +366,7 @@ def _strip(
             base = origin + (oy - top) * y_step + ox * x_step + group * c_group
             pixels = [(dy, dx) for dy in range(th) for dx in range(tw)]
             walk = _clip(kb, g, run, c, oy, ox, tw) if plan.clip else run
-            rows = Rows(kb.let(base, "base"), [dy * y_step + dx * x_step for dy, dx in pixels])
+            rows = Rows(kb.let(base, "base"), [dy * y_step + dx * x_step for dy, dx in pixels], plan.a_ahead)
             first = kb.let((image * g.out[1] + oy) * g.out[2] + ox, "pixel")
             out_rows = [first + dy * g.out[2] + dx for dy, dx in pixels]
 

@@ -22,6 +22,7 @@ from .builder import (
     buffer,
     floordiv,
     i64,
+    itemsize,
     known,
     maximum,
     minimum,
@@ -63,11 +64,12 @@ class PoolSpec:
 
 @dataclass(frozen=True)
 class PoolPlan:
-    """`pixels` neighbouring outputs are computed together, `lanes` channels at a time."""
+    """`pixels` neighbouring outputs are computed together, `lanes` channels at a time; `ahead`: see emit_windows."""
 
     pixels: int
     lanes: int
     parallel: bool
+    ahead: bool = False
 
 
 def plans(spec: PoolSpec, target: Target) -> Iterator[PoolPlan]:
@@ -77,8 +79,9 @@ def plans(spec: PoolSpec, target: Target) -> Iterator[PoolPlan]:
         taps *= guess(extent)
     parallel = target.num_cores > 1 and taps >= PARALLEL_MACS
     lanes = 4 * target.lanes if spec.kind == "max" and spec.dtype == "uint8" else target.lanes
+    ahead = itemsize(spec.dtype) * guess(product((spec.batch, *spec.spatial))) * spec.channels > target.l2 // 2
     for pixels in (4, 2, 8):
-        yield PoolPlan(min(pixels, guess(spec.out[-1])), lanes, parallel)
+        yield PoolPlan(min(pixels, guess(spec.out[-1])), lanes, parallel, ahead)
 
 
 def build(spec: PoolSpec, plan: PoolPlan, epilogue: Epilogue | None = None) -> Any:
@@ -93,7 +96,10 @@ def build(spec: PoolSpec, plan: PoolPlan, epilogue: Epilogue | None = None) -> A
         spec.pads[:rank],
     )  # fmt: skip
     reduction = _maximum(result) if spec.kind == "max" else _average(spec, windows)
-    emit_windows(kb, windows, reduction, kb.flat(x), kb.flat(y), plan.lanes, plan.pixels, plan.parallel, epilogue)
+    emit_windows(
+        kb, windows, reduction, kb.flat(x), kb.flat(y), plan.lanes, plan.pixels, plan.parallel, epilogue,
+        ahead=plan.ahead,
+    )  # fmt: skip
     return kb.finish([x, *(epilogue.buffers if epilogue else ()), y])
 
 

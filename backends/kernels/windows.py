@@ -1,8 +1,8 @@
 """Sliding windows that keep channels apart: what depthwise convolution and pooling have in common.
 
-Channels last, vectors run over channels. Pixels whose windows lie inside the image along its width are done several at
-a time, with the window's columns unrolled; pixels at the left and right border one by one, over the taps that exist.
-Rows and planes of a window are clipped to the image by the bounds of their loops.
+Channels last, vectors run over channels. Several neighbouring pixels are done together, with the window's columns
+unrolled. Where the width is known, those at the left and right border leave out the taps beyond it; else they are done
+one by one, over the taps that exist. Rows and planes of a window are clipped to the image by the bounds of their loops.
 """
 
 from __future__ import annotations
@@ -100,8 +100,15 @@ def emit_windows(
     pixels: int,
     parallel: bool,
     epilogue: Epilogue | None,
+    block: int = 0,
+    ahead: bool = False,
 ) -> None:
-    """All windows from flat view `x` to flat view `y`, `pixels` interior ones at a time."""
+    """All windows from flat view `x` to flat view `y`, `pixels` of a row at a time.
+
+    The image is passed over for `block` channels (a multiple of `lanes`; 0: all) after the other, so that the rows that
+    windows share stay in L1. `ahead`: what the next pixels read for the first time and what these write is fetched
+    before they are computed, for images that do not stay in L2.
+    """
     rank, w = len(windows.size), windows.lifted()
     inner_from = minimum(max(0, -(-w.begin[2] // w.strides[2])), w.out[2])
     reach = (w.kernel[2] - 1) * w.dilations[2] + 1
@@ -111,22 +118,37 @@ def emit_windows(
     border = known(w.out[2] - inner)
     rows = known(product((w.batch, w.out[0], w.out[1])))
     c = w.channels
+    block = block or c
     pitch = result_pitch(epilogue, c)
+    width_known = static(w.size[2]) is not None and w.kernel[2] <= UNROLLED_TAPS
 
-    with kb.loop(rows, "row", parallel=parallel) as row:
+    with kb.loop(known(rows * -(-c // block)), "row", parallel=parallel) as task:
+        row, part = (task, 0) if block >= c else (kb.let(task % rows, "row"), kb.let(floordiv(task, rows), "part"))
         oy = kb.let(floormod(row, w.out[1]), "oy")
         image = kb.let(floordiv(row, w.out[1]), "image")
         oz, n = kb.let(floormod(image, w.out[0]), "oz"), kb.let(floordiv(image, w.out[0]), "n")
         z, yy = w.taps(kb, 0, oz), w.taps(kb, 1, oy)
         plane = kb.let(n * w.size[0] + z[2], "plane")
 
-        def window(ox: Expr, count: int, whole: bool) -> None:
-            """`count` neighbouring pixels from `ox` on, whose windows are whole along the width or are clipped."""
-            xs: tuple[Dim, Dim, Expr] = (0, w.kernel[2], kb.let(ox * w.strides[2] - w.begin[2], "x0"))
-            xs = xs if whole else w.taps(kb, 2, ox)
-            counts = [z[1] - z[0], yy[1] - yy[0], w.kernel[2] if whole else xs[1] - xs[0]]
+        def window(ox: Dim, count: int, unrolled: bool) -> None:
+            """`count` neighbouring pixels from `ox` on: unrolled, over the taps that exist if `ox` is an int and else
+            over all; or one pixel over the taps that exist."""
+            x0 = kb.let(ox * w.strides[2] - w.begin[2], "x0")
+            xs: tuple[Dim, Dim, Dim] = (0, w.kernel[2], x0) if unrolled else w.taps(kb, 2, i64(ox))
+            places = {
+                (i, kx): i * w.strides[2] + kx * w.dilations[2] for kx in range(w.kernel[2]) for i in range(count)
+            }
+            if isinstance(x0, int):
+                places = {at: dx for at, dx in places.items() if 0 <= x0 + dx < w.size[2]}
 
             def channels(at: Expr, width: int) -> None:
+                if ahead and unrolled:
+                    for line in range(max(0, w.kernel[1] - w.strides[1]), w.kernel[1]):
+                        fresh = (plane * w.size[1] + yy[2] + line * w.dilations[1]) * w.size[2] + x0 + reach - 1
+                        for i in range(count * w.strides[2]):
+                            kb.prefetch(x, (fresh + count * w.strides[2] + i) * c + at)
+                    for i in range(count):
+                        kb.prefetch(y, (row * w.out[2] + ox + i) * pitch + at, write=True)
                 acc = kb.local(count * width, reduction.dtype)
                 for i in range(count):
                     kb.store(acc, i * width, const(reduction.initial, reduction.dtype, width), width)
@@ -141,37 +163,66 @@ def emit_windows(
                         old = kb.load(acc, i * width, width)
                         kb.store(acc, i * width, reduction.step(old, value, tap + kx, at, width), width)
 
-                    if whole and w.kernel[2] <= UNROLLED_TAPS:
-                        for kx in range(w.kernel[2]):
-                            for i in range(count):
-                                step(i, kx, i * w.strides[2] + kx * w.dilations[2])
+                    if unrolled:
+                        for (i, kx), dx in places.items():
+                            step(i, kx, dx)
                         return
                     with kb.loop(known(xs[1] - xs[0]), "kx") as k:
                         kx = kb.let(xs[0] + k, "kx")
-                        for i in range(count):
-                            step(i, kx, i * w.strides[2] + kx * w.dilations[2])
+                        step(0, kx, kx * w.dilations[2])
 
                 with kb.loop(known(z[1] - z[0]), "kz") as kz, kb.loop(known(yy[1] - yy[0]), "ky") as ky:
                     line(kb.let(z[0] + kz, "kz"), kb.let(yy[0] + ky, "ky"))
                 for i in range(count):
-                    value = reduction.finish(kb.load(acc, i * width, width), counts, [z[2], yy[2], xs[2]], width)
+                    across = sum(at[0] == i for at in places) if unrolled else xs[1] - xs[0]
+                    counts = [z[1] - z[0], yy[1] - yy[0], across]
+                    starts = [z[2], yy[2], i64(x0 + i * w.strides[2])]
+                    value = reduction.finish(kb.load(acc, i * width, width), counts, starts, width)
                     pixel = row * w.out[2] + ox + i
                     if epilogue is not None:
                         place = [pixel] if epilogue.flat else [n, *[oz, oy, ox + i][3 - rank :]]
                         value = epilogue(value, [*place, at], width)
                     kb.store(y, pixel * pitch + at, value, width)
 
-            with kb.loop(c // lanes, "cv") as cv:
+            first = kb.let(part * (block // lanes), "first")
+            vectors = known(minimum(i64(block // lanes), c // lanes - first)) if block < c else c // lanes
+            with kb.loop(vectors, "cv") as cv:
                 if c >= lanes:
-                    channels(kb.let(cv * lanes, "c"), lanes)
-            for start, width in pieces(c % lanes, lanes // 2):
-                channels(i64(c // lanes * lanes + start), width)
+                    channels(kb.let((first + cv) * lanes, "c"), lanes)
+            with kb.when(part == -(-c // block) - 1 if block < c and c % lanes else True):
+                for start, width in pieces(c % lanes, lanes // 2):
+                    channels(i64(c // lanes * lanes + start), width)
 
-        row_tiles(kb, pixels, inner, lambda ox, count: window(kb.let(inner_from + ox, "ox"), count, True))
+        if width_known:
+            _tiles_of_row(kb, w, pixels, lambda ox, count: window(ox, count, True))
+            return
+        unroll = w.kernel[2] <= UNROLLED_TAPS
+        row_tiles(
+            kb, pixels if unroll else 1, inner, lambda ox, count: window(kb.let(inner_from + ox, "ox"), count, unroll)
+        )
         if static(border) != 0:
             with kb.loop(border, "edge") as edge:
                 after = _choose(edge, inner_from, inner)
                 window(kb.let(after, "ox"), 1, False)
+
+
+def _tiles_of_row(kb: KernelBuilder, w: Windows, pixels: int, emit: Callable[[Dim, int], None]) -> None:
+    """Covers a row of known width: `emit(first pixel, pixels)`, by numbers for tiles with windows that leave the image
+    and for the remainder; tiles between them, in a loop, by an expression."""
+    starts = range(0, w.out[2], pixels)
+    reach = (w.kernel[2] - 1) * w.dilations[2]
+
+    def is_inner(ox: int) -> bool:
+        low = ox * w.strides[2] - w.begin[2]
+        return low >= 0 and low + (pixels - 1) * w.strides[2] + reach < w.size[2] and ox + pixels <= w.out[2]
+
+    inner = [ox for ox in starts if is_inner(ox)]
+    for ox in starts:
+        if ox not in inner:
+            emit(ox, min(pixels, w.out[2] - ox))
+        elif ox == inner[0]:
+            with kb.loop(len(inner), "t") as t:
+                emit(kb.let(t * pixels + ox, "ox"), pixels)
 
 
 def _choose(edge: Expr, inner_from: Dim, inner: Dim) -> Expr:
