@@ -14,8 +14,10 @@ import argparse
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
@@ -26,6 +28,7 @@ from ..compiler.errors import OptcError, UsageError
 from .benchmarks_systems import at_shapes
 from .cli.common import table
 from .data import as_json
+from .peers import Run
 
 RUNS = 5
 MB = 1 << 20
@@ -57,7 +60,7 @@ def measure(name: str, threads: int, precision: str) -> Row:
             entry.path(), shapes=shapes, int8=precision == "int8", bf16=precision == "bf16", calibration=calibration
         )
         compiled.save(artifact)
-        np.savez(feed, **sample)
+        np.savez(feed, **cast(Mapping[str, Any], sample))
         plan = compiled.workspace_bytes(shapes)
         del compiled
         grown = [_in_process(system, path, feed, threads) for system, path in
@@ -83,6 +86,7 @@ def child(system: str, model: str, feed: str, threads: int) -> int:
         from .peers import onnxruntime_runner
 
     before = _status("VmRSS")
+    run: Run
     if system == "optc":
         run = load(model, threads).run
     else:
@@ -111,7 +115,8 @@ def main() -> None:
     parser.add_argument("--child", nargs=4, metavar=("SYSTEM", "MODEL", "FEED", "THREADS"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
-        print(child(*args.child[:3], int(args.child[3])))
+        system, model, feed, threads = args.child
+        print(child(system, model, feed, int(threads)))
         return
     rows = []
     for name in args.models.split(",") if args.models else models.names():
