@@ -31,9 +31,10 @@ class Search:
         self._turn = 0
 
     def learn(self, scores: Iterable[Score]) -> None:
-        """Takes over what a database says of the region."""
+        """Takes over what a database says of the region, but gives a first guess that failed another chance."""
         for score in scores:
-            if score.baseline == self.first and score.candidate not in self.ratios:
+            fresh = score.baseline == self.first and score.candidate not in self.ratios
+            if fresh and (score.ratio is not None or score.candidate != self.first):
                 self.tried(score.candidate, score.ratio, score.seconds)
 
     def tried(self, candidate: str, ratio: float | None, seconds: float = 0.0) -> None:

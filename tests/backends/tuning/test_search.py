@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from optc.backends.tuning.database import Score
 from optc.backends.tuning.search import Search, nearest, transferred
 from optc.backends.tuning.tasks import Task
 
@@ -75,6 +76,13 @@ def test_a_region_whose_first_guess_fails_is_left_alone() -> None:
     search.tried(task.candidates[0], None)
     assert search.next() is None
     assert search.gain() == 0
+
+
+def test_the_next_run_gives_a_first_guess_that_failed_another_chance() -> None:
+    task = made_up()
+    search = Search(task, 1)
+    search.learn([Score(task.candidates[0], task.candidates[0], 0.0, None)])
+    assert search.next() == task.candidates[0]
 
 
 def test_a_failed_candidate_is_never_the_best() -> None:
