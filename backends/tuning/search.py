@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from .database import Score
 from .planner import WORTH
@@ -19,11 +19,13 @@ class Search:
     """The search for one region's kernel, which occurs `count` times in a model.
 
     Begins with the first guess, then what was best for the nearest shape, then alternates between the neighbours of the
-    best so far and the cost model's order. `seconds` is what the first guess takes, once known.
+    best so far and the cost model's order. `seconds` is what the first guess takes, once known, and `start` a candidate
+    that was good elsewhere.
     """
 
-    def __init__(self, task: Task, count: int, start: str | None = None) -> None:
-        self.task, self.count, self.start = task, count, start
+    def __init__(self, task: Task, count: int) -> None:
+        self.task, self.count = task, count
+        self.start: str | None = None
         self.first = task.candidates[0]
         self.seconds: float | None = None
         self.ratios: dict[str, float | None] = {}
@@ -87,9 +89,9 @@ def nearest(text: str, candidates: Sequence[str]) -> str:
     return min(candidates, key=lambda c: distance(text, c))
 
 
-def transferred(task: Task, known: Sequence[tuple[str, str, str]]) -> str | None:
-    """The best candidate of the measured region whose spec is nearest; `known`: (region key, spec, candidate)."""
-    other = [(spec, candidate) for key, spec, candidate in known if key != task.key]
+def transferred(task: Task, known: Mapping[str, tuple[str, str]]) -> str | None:
+    """The best candidate of the measured region whose spec is nearest; `known`: (spec, candidate) by region key."""
+    other = [entry for key, entry in known.items() if key != task.key]
     if not other:
         return None
     return min(other, key=lambda entry: distance(task.spec, entry[0]))[1]

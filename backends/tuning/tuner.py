@@ -20,6 +20,8 @@ SAMPLE_SECONDS, CONFIRM_SECONDS = 0.08, 0.2
 """How long a kernel is timed beside the first guess, and again if it seems to be the best so far."""
 SMALL = 3e-4
 """The search ends when the next trial is expected to save less than this share of all regions' time."""
+EXPLORED = 4
+"""So many trials of a region make its best kernel an example for others."""
 MOST_WORKERS = 4
 
 Say = Callable[[str, float], None]
@@ -74,13 +76,12 @@ class _Tuner:
     def __init__(self, tasks: Mapping[Task, int], target: Target, database: Database, limits: Limits, say: Say) -> None:
         self.target, self.database, self.limits, self.say = target, database, limits, say
         self.setting = Setting.of(target)
-        self.known = database.neighbours(self.setting)
+        self.known = {key: (spec, candidate) for key, spec, candidate in database.neighbours(self.setting)}
         self.started = time.monotonic()
         self.trials = self.failed = 0
         scores = database.scores(self.setting)
         self.searches = [
-            Search(task, count, transferred(task, self.known)) for task, count in tasks.items()
-            if len(task.candidates) > 1
+            Search(task, count) for task, count in tasks.items() if len(task.candidates) > 1
         ]  # fmt: skip
         for search in self.searches:
             search.learn(scores.get(search.task.key, []))
@@ -116,6 +117,8 @@ class _Tuner:
                 break
             if not pending[search]:  # another tuner may have been there
                 search.learn(self.database.scores(self.setting, search.task.key).get(search.task.key, []))
+                if len(search.ratios) == 1:
+                    search.start = transferred(search.task, self.known)
             candidate = search.next(pending[search])
             if candidate is None:
                 del pending[search]
@@ -139,6 +142,8 @@ class _Tuner:
             trial = bench.time(search, candidate, best) if error is None else _failure(search, candidate, error)
             self.database.record(search.task, self.setting, trial)
             search.tried(candidate, trial.ratio, trial.seconds or 0.0)
+            if len(search.ratios) >= EXPLORED:
+                self.known[search.task.key] = (search.task.spec, search.best[0])
             self.trials += 1
             self.failed += trial.ratio is None
             self.tell(search)
