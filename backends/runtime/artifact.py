@@ -158,6 +158,7 @@ def _write_stored(archive: zipfile.ZipFile, name: str, size: int, chunks: Iterab
         for chunk in chunks:
             digest.update(chunk)
             member.write(chunk)
+    info.extra = b""  # the padding stands before the data, and need not be repeated in the directory
     return {"sha256": digest.hexdigest(), "bytes": info.file_size}
 
 
