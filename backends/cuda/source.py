@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import tvm
@@ -24,6 +25,7 @@ from ..kernels.dims import dim_of
 from .grid import Launch, launches
 from .target import CudaTarget
 
+HEADER = Path(__file__).with_name("device.cuh")
 DEVICE_CALL = 2
 """TVM's number for functions that are launched on a device (CallingConv::kDeviceKernelLaunch)."""
 
@@ -51,7 +53,7 @@ def device_code(kernels: Mapping[str, Any], target: CudaTarget) -> DeviceCode:
         f"const char* const optc_cuda_functions[] = {{{names or '0'}}};",
         f"const int32_t optc_cuda_num_functions = {len(functions)};",
     ]
-    return DeviceCode(_print(functions, target), tuple(functions), "\n".join([*tables, *stubs, ""]))
+    return DeviceCode(HEADER.read_text("utf-8") + _print(functions, target), tuple(functions), "\n".join([*tables, *stubs, ""]))
 
 
 def _stub(name: str, func: Any, parts: Sequence[Launch], first: int) -> str:
@@ -96,7 +98,8 @@ def _print(functions: Mapping[str, Any], target: CudaTarget) -> str:
         tirx.transform.LowerIntrin(),
         _each("BindingsToLocals", to_locals),
     ]
-    with tvm.transform.PassContext(opt_level=3):
+    # Loops that must be unrolled keep a pragma: nvcc does it faster.
+    with tvm.transform.PassContext(opt_level=3, config={"tirx.UnrollLoop": {"explicit_unroll": False}}):
         module = tvm.ir.transform.Sequential(passes)(module)
     built = tvm.get_global_func("target.build.cuda")(module, target.tvm())
     return _stable(str(built.inspect_source()))

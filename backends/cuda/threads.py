@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from tvm import tirx
 
-from ..kernels.builder import i64, static
+from ..kernels.builder import Dim, Expr, KernelBuilder, i64, static
 
 THREAD_EXTENT = "thread_extent"
 _TAGS = ("blockIdx.x", "blockIdx.y", "blockIdx.z", "threadIdx.x", "threadIdx.y", "threadIdx.z")
@@ -31,3 +32,28 @@ def extents(statement: Any) -> tuple[tuple[Any, ...], tuple[int, ...]]:
         found[statement.node.thread_tag] = statement.value if known is None else known
         statement = statement.body
     return tuple(found.get(tag, 1) for tag in _TAGS[:3]), tuple(int(found.get(tag, 1)) for tag in _TAGS[3:])
+
+
+class GridBuilder(KernelBuilder):
+    """Builds kernels that say themselves which thread of which block does what."""
+
+    @contextmanager
+    def grid(self, blocks: Sequence[Dim], threads: int) -> Iterator[list[Expr]]:
+        """Statements of every thread; yields the block's indices along x, y, z, then the thread's."""
+        tags = [*_TAGS[: len(blocks)], _TAGS[3]]
+        variables = [tirx.Var(tag, "int64") for tag in tags]
+        self._frames.append([])
+        yield variables
+        self.emit_block(lambda body: bound(body, blocks, (threads,), variables))
+
+    @contextmanager
+    def unrolled(self, extent: int, name: str = "i") -> Iterator[Expr]:
+        """A loop that nvcc unrolls, so that an array it indexes lies in registers."""
+        var = tirx.Var(name, "int64")
+        self._frames.append([])
+        yield var
+        self.emit_block(lambda body: tirx.For(var, i64(0), i64(extent), tirx.ForKind.UNROLLED, body))
+
+    def call(self, function: str, *args: Any) -> None:
+        """A call of a function of device.cuh."""
+        self.emit(tirx.Evaluate(tirx.call_extern("void", function, *args)))

@@ -20,11 +20,11 @@ def _is_plain_matmul(node: Node) -> bool:
         return False
     if node.op == "Gemm":
         bias = node.input(2)
-        return bias is None or (attr_float(node, "beta", 1.0) == 1.0 and _is_row(bias))
+        return bias is None or (attr_float(node, "beta", 1.0) == 1.0 and is_row(bias))
     return b.data is None or b.type.rank == 2
 
 
-def _is_row(value: Value | None) -> bool:
+def is_row(value: Value | None) -> bool:
     """A bias along the last axis."""
     return (
         value is not None

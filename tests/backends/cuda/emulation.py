@@ -16,6 +16,8 @@ from optc.backends.cuda.build import SOURCE_MEMBER
 from optc.backends.runtime.artifact import read_artifact
 
 HERE = Path(__file__).parent
+END = "}  // namespace optc\n"
+"""The last line of the device header."""
 _FOLDER = Path(tempfile.mkdtemp(prefix="optc-emulation-"))
 _COMPILE = ("g++", "-std=c++17", "-O1", "-w", "-fno-strict-aliasing", "-fPIC", "-shared", "-ffp-contract=off")
 
@@ -63,10 +65,11 @@ _KERNEL = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\([^)]*\) 
 
 def for_cpu(source: str) -> str:
     """CUDA C as C++ over emulator.h, with a launch function for each kernel."""
-    begin = source.index('extern "C" __global__')
+    header, _, kernels = source.partition(END)
+    begin = kernels.index('extern "C" __global__')
     lines = ['#include "emulator.h"', "#define uint unsigned", "#define uchar unsigned char", "#define ushort unsigned short"]
-    body = re.sub(r"extern __shared__ (?:__align__\(\d+\)|alignas\(\d+\)) (\w+(?: \w+)?) (\w+)\[\];", r"\1* \2 = (\1*)emu::dynamic_shared;", source[begin:])
-    lines.append(body)
+    body = re.sub(r"extern __shared__ (?:__align__\(\d+\)|alignas\(\d+\)) (\w+(?: \w+)?) (\w+)\[\];", r"\1* \2 = (\1*)emu::dynamic_shared;", kernels[begin:])
+    lines += [header.replace("#pragma once", ""), END, body]
     for name, parameters in _KERNEL.findall(source):
         types = [re.sub(r"\s*\w+$", "", p.strip()) for p in parameters.split(",") if p.strip()]
         call = ", ".join(f"*({t}*)a[{n}]" for n, t in enumerate(types))

@@ -245,6 +245,72 @@ inline int __dp4a(int a, int b, int c) {
   for (int i = 0; i < 4; i++) c += static_cast<int8_t>(a >> 8 * i) * static_cast<int8_t>(b >> 8 * i);
   return c;
 }
+namespace optc {
+
+// Copies happen at the wait that must come before their use: a kernel that does not wait reads what was there before.
+struct Copy { void* to; const void* from; unsigned group; };
+inline std::vector<Copy> copies[emu::kMaxThreads];
+inline unsigned groups[emu::kMaxThreads];
+
+inline void copy_async(void* shared, const void* global) {
+  if (reinterpret_cast<uintptr_t>(shared) % 16 || reinterpret_cast<uintptr_t>(global) % 16) emu::fail("cp.async of unaligned bytes");
+  copies[emu::current->linear].push_back({shared, global, groups[emu::current->linear]});
+}
+inline void commit() { groups[emu::current->linear]++; }
+template <int Pending>
+void wait() {
+  auto& mine = copies[emu::current->linear];
+  const unsigned group = groups[emu::current->linear];
+  auto rest = std::stable_partition(mine.begin(), mine.end(), [&](const Copy& c) { return c.group + Pending < group; });
+  for (auto it = mine.begin(); it != rest; ++it) std::memcpy(it->to, it->from, 16);
+  mine.erase(mine.begin(), rest);
+}
+
+// PTX ISA, "Warp-level matrix load instruction: ldmatrix": lane l gets elements 2 * (l % 4) and the next of row l / 4.
+inline void ldmatrix(uint32_t (&r)[4], const void* row) {
+  if (reinterpret_cast<uintptr_t>(row) % 16) emu::fail("ldmatrix of an unaligned row");
+  uint32_t words[2];
+  std::memcpy(words, &row, 8);
+  emu::collective(words, 2, [&](uint32_t(*all)[16]) {
+    for (unsigned matrix = 0; matrix < 4; matrix++) {
+      const char* address;
+      std::memcpy(&address, all[matrix * 8 + emu::lane() / 4], 8);
+      std::memcpy(&r[matrix], address + emu::lane() % 4 * 4, 4);
+    }
+  });
+}
+
+// c[16][8] += a[16][..] * b[..][8] of four 32-bit words a row and half of k, as the fragments of m16n8k32 (bytes) and
+// m16n8k8 (tf32) are laid out: a0, a1 hold rows l / 4 and l / 4 + 8 of the first half of k, a2, a3 of the second.
+template <class Sum, class Dot>
+void mma(Sum (&c)[4], const uint32_t (&a)[4], const uint32_t* b, Dot dot) {
+  const uint32_t words[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
+  emu::collective(words, 6, [&](uint32_t(*all)[16]) {
+    for (unsigned e = 0; e < 4; e++) {
+      const unsigned row = emu::lane() / 4, column = emu::lane() % 4 * 2 + e % 2;
+      for (unsigned k = 0; k < 8; k++)
+        c[e] = dot(c[e], all[row * 4 + k % 4][e / 2 + k / 4 * 2], all[column * 4 + k % 4][4 + k / 4]);
+    }
+  });
+}
+inline void mma_u8s8(int (&c)[4], const uint32_t (&a)[4], const uint32_t* b) {
+  mma(c, a, b, [](int sum, uint32_t x, uint32_t y) {
+    for (int i = 0; i < 4; i++) sum += static_cast<uint8_t>(x >> 8 * i) * static_cast<int8_t>(y >> 8 * i);
+    return sum;
+  });
+}
+inline void mma_tf32(float (&c)[4], const uint32_t (&a)[4], const uint32_t* b) {
+  mma(c, a, b, [](float sum, uint32_t x, uint32_t y) {
+    if ((x | y) & 0x1FFF) emu::fail("tf32 operands that were not rounded");
+    float p, q;
+    std::memcpy(&p, &x, 4), std::memcpy(&q, &y, 4);
+    return sum + p * q;
+  });
+}
+inline uint32_t to_tf32(uint32_t bits) { return (bits + 0x1000) & ~0x1FFFu; }
+
+}  // namespace optc
+
 inline float __frcp_rn(float x) { return 1.0f / x; }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 using std::max;
