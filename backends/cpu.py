@@ -36,7 +36,7 @@ from .slices import Part, Slices, is_concat
 from .steps import CCallStep, Check, CopyRows, If, Kernel, Loop, Lowered, Scan, Step, Steps, Trap, View, Within
 from .target import LEVELS, Target
 from .templates import PITCHED, TEMPLATES, Anchor, Template, has_template
-from .work import nanoseconds
+from .work import integers_pay, nanoseconds
 
 _PITCHED_TYPES = frozenset((DType.F32, DType.U8, DType.BF16))
 """What templates read that store at a pitch."""
@@ -58,7 +58,13 @@ PIPELINE: tuple[Pass, ...] = (
     DequantizeAtReaders(),
     UnitSteps(),
 )
-"""The passes this backend wants before `lower`."""
+"""The passes this backend wants before `lower`, where every quantized product is done in integers."""
+
+
+def pipeline(target: Target) -> tuple[Pass, ...]:
+    """The same, with those products left in float that the target does no faster in integers."""
+    integers = IntegerProducts(pays=lambda layer: integers_pay(layer, target))
+    return tuple(integers if isinstance(step, IntegerProducts) else step for step in PIPELINE)
 
 
 def lower(graph: Graph, target: Target, fallback: Fallback | None = None, planner: Planner | None = None) -> Lowered:

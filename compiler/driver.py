@@ -255,14 +255,15 @@ def shrunk(
     return graph, notes, report
 
 
-def optimize(graph: Graph, notes: Sequence[str] = ()) -> Any:
-    """Runs the backend's pipeline on a graph in place; returns the PassContext with its log."""
-    from ..backends.cpu import PIPELINE
+def optimize(graph: Graph, notes: Sequence[str] = (), target: Target | None = None) -> Any:
+    """Runs the backend's pipeline on a graph in place, for a target that multiplies bytes unless one is given; returns
+    the PassContext with its log."""
+    from ..backends.cpu import PIPELINE, pipeline
     from ..passes.base import PassContext, run_passes
 
     context = PassContext()
     context.notes += notes
-    run_passes(graph, PIPELINE, context)
+    run_passes(graph, PIPELINE if target is None else pipeline(target), context)
     return context
 
 
@@ -298,7 +299,7 @@ def _prepare(
     nodes, before = len(graph), _ops(graph)
     if options.int8 and not target.multiplies_bytes:
         notes.append(f"{target.name} has no products of bytes: int8 makes a model smaller there, hardly faster")
-    context = optimize(graph, notes)
+    context = optimize(graph, notes, target)
     if options.weights:
         from ..passes.quantization.weights import pack_weights
 
