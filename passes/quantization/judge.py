@@ -39,7 +39,8 @@ _ALIKE = 0.05
 class Judge:
     """Scores quantizations of a float graph, which must not change meanwhile, on samples.
 
-    `equal` is a judge of the same samples whose float graph computes the same. `threads` samples are run at once.
+    `equal` is a judge of the same samples whose float graph computes the same: what these give is shared. `threads`
+    samples are run at once.
     """
 
     def __init__(
@@ -53,8 +54,8 @@ class Judge:
         self._graph, self._placement, self.samples = graph, placement, list(samples)
         self._points = deciders(graph)
         self._names = [v.name for v in self._points]
-        self._equal, self._expected = equal, list[Arrays]()
-        self._float = Runner(graph, list(dict.fromkeys(self._names))) if equal is None else None
+        self._expected: list[Arrays] = [] if equal is None else equal._expected
+        self._float: Runner | None = None
         self._threads = max(threads, 1)
         self._sessions: list[_Switched] = []
         self._nearest: dict[tuple[Node, float], Weights] = {}
@@ -78,10 +79,8 @@ class Judge:
 
     def expected(self, count: int) -> list[Arrays]:
         """What the float graph gives at the points compared, for the first samples."""
-        if self._equal is not None:
-            return self._equal.expected(count)
-        assert self._float is not None
         if missing := self.samples[len(self._expected) : count]:
+            self._float = self._float or Runner(self._graph, list(dict.fromkeys(self._names)))
             with ThreadPoolExecutor(self._threads) as pool:
                 self._expected += [[each[n] for n in self._names] for each in pool.map(self._float.run, missing)]
         return self._expected[:count]
@@ -145,7 +144,7 @@ class Scored:
         total = len(self._judge.samples)
         mean = error = 0.0
         for count in (*range(_BLOCK, total, _BLOCK), total) if total else ():
-            gains = self.first(count) - other.first(count) - least
+            gains = -other.first(count) + self.first(count) - least  # the other's float results serve both
             mean, error = float(gains.mean()), float(gains.std()) / max(count - 1, 1) ** 0.5
             lost = count > _BLOCK and abs(mean) < _DOUBTFUL * error
             if lost or _SURE * error < max(abs(mean), _ALIKE):

@@ -162,11 +162,12 @@ def study(
     fitting = min(_FITTED, -(-len(studied) // 2), max(_JUDGED[0], len(studied) // 3))
     fit, judge = studied[:fitting], studied[fitting:]
     smoothed: dict[Node, Kept] = {}
-    plain = None
+    overall = Judge(graph, placement, judge, threads=recipe.threads)
     if recipe.smooth and judge:
         say("equalizing channels", 0.0)
-        smoothed, plain = _smooth(graph, placement, fit, judge, recipe)
+        smoothed = _smooth(graph, placement, fit, overall, recipe)
         placement = place(graph, recipe.float_layers)
+        overall = Judge(graph, placement, judge, overall, recipe.threads)
     state = _state(cache, graph, calibration)
     seen = observe(graph, placement.values, samples, recipe, state=state, key=data.key, progress=progress)
     layers = [n.name for n in placement.layers]
@@ -176,7 +177,6 @@ def study(
     say("choosing ranges", 0.0)
     histograms = {name: h for name, each in seen.statistics.items() for h in each if isinstance(h, Histogram)}
     fitted = _recorded(graph, placement, fit, recipe)
-    overall = Judge(graph, placement, judge, plain, recipe.threads)
     if recipe.method == "auto":
         grids, method = best_grids(placement, histograms, fitted, overall)
         report.notes.append(f"ranges: {method}")
@@ -209,12 +209,11 @@ def _recorded(graph: Graph, placement: Placement, samples: Sequence[Sample], rec
 
 
 def _smooth(
-    graph: Graph, placement: Placement, fit: Sequence[Sample], judge: Sequence[Sample], recipe: Recipe
-) -> tuple[dict[Node, Kept], Judge]:
+    graph: Graph, placement: Placement, fit: Sequence[Sample], judge: Judge, recipe: Recipe
+) -> dict[Node, Kept]:
     """Equalizes channels, in place, as far as that brings the quantized outputs nearer to the float ones.
 
     All layers that gain are tried, then the half that gains most, and so on; ranges are those of the samples `fit`.
-    Also gives a judge of the float graph on the samples `judge`.
     """
     channels = scalable(placement)
     histograms = {v.name: Histogram() for v in placement.values}
@@ -222,22 +221,21 @@ def _smooth(
     for value, statistic in channels.items():
         beside.setdefault(value.name, []).append(statistic)
     fitted = _recorded(graph, placement, fit, recipe, rows=record.JUDGED, beside=beside)
-    found = scalings(graph, fitted, _recorded(graph, placement, judge, recipe, rows=record.JUDGED), channels)
+    found = scalings(graph, fitted, _recorded(graph, placement, judge.samples, recipe, rows=record.JUDGED), channels)
     useful = [each for each in found if each.gain > LEAST_GAIN]
-    plain = Judge(graph, placement, judge, threads=recipe.threads)
     if useful:
-        before = plain.on(Choice(grids_of(placement, histograms, "mse")))
+        before = judge.on(Choice(grids_of(placement, histograms, "mse")))
         while useful:
             copy = scaled_copy(graph, useful)
             places = place(copy, recipe.float_layers)
             again = {v.name: Histogram() for v in places.values}
             collect(copy, {name: [h] for name, h in again.items()}, fit[:_RECORDED], threads=recipe.threads)
-            scaled = Judge(copy, places, judge, plain, recipe.threads)
+            scaled = Judge(copy, places, judge.samples, judge, recipe.threads)
             if scaled.on(Choice(grids_of(places, again, "mse"))).compared(before, _WORTH) is not Verdict.WORSE:
                 break
             useful = useful[: len(useful) // 2]
     steps = {node: step for each in found for node, step in each.steps.items()}
-    return steps | apply_scalings(graph, useful), plain
+    return steps | apply_scalings(graph, useful)
 
 
 class _Guard:
