@@ -253,6 +253,38 @@ def gelu_tanh(x: Expr, let: _Let) -> Expr:
     return x * sigmoid(inner * like(2.0 * math.sqrt(2.0 / math.pi), x))
 
 
+_NEAR = 4.25
+"""From here on gelu is x or zero as far as bfloat16 can tell."""
+
+
+@_pointwise
+def short_gelu(x: Expr, let: _Let) -> Expr:
+    """gelu within 2^-14: x Φ(x) with Φ(x) - 1/2 an odd minimax polynomial, for what is stored in bfloat16."""
+    return _short_gelu(
+        x,
+        let,
+        (5.6194014e-11, -5.37226995e-09, 2.27076802e-07, -5.65536791e-06, 9.37419162e-05, -1.11071173e-03,
+         9.824077e-03, -6.63596242e-02, 3.98912228e-01),
+    )  # fmt: skip
+
+
+@_pointwise
+def short_gelu_tanh(x: Expr, let: _Let) -> Expr:
+    """The tanh form of gelu within 2^-14, likewise."""
+    return _short_gelu(
+        x,
+        let,
+        (5.37469139e-11, -5.25391436e-09, 2.26471518e-07, -5.72221525e-06, 9.54724551e-05, -1.12865011e-03,
+         9.9048306e-03, -6.64529929e-02, 3.98787765e-01),
+    )  # fmt: skip
+
+
+def _short_gelu(x: Expr, let: _Let, coefficients: Sequence[float]) -> Expr:
+    x = let(at_least(x, -20.0))
+    near = let(at_least(at_most(x, _NEAR), -_NEAR))
+    return x * (near * _polynomial(let(near * near), coefficients) + like(0.5, x))
+
+
 @_pointwise
 def softplus(x: Expr, let: _Let) -> Expr:
     """ln(1 + e^x) = max(x, 0) + ln(1 + e^-|x|)."""

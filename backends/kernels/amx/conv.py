@@ -41,7 +41,7 @@ from ..matmul import MatmulSpec, guess
 from . import matmul
 from .matmul import MatmulPlan, Shape, blocks
 from .strip import Strip, StripPlace
-from .tiles import Block, Columns, Output, Panel, Pipeline, Source, Tiles
+from .tiles import Ahead, Block, Columns, Output, Panel, Pipeline, Source, Tiles
 from .walk import Walk
 
 FEWEST_CHANNELS = 16
@@ -53,7 +53,8 @@ SLACK = 64
 @dataclass(frozen=True)
 class ConvPlan:
     """A task is a strip of `rows` output rows, `width` pixels of each (None: all); `parts` of the panels are separate
-    tasks; `workers` tasks at a time have scratch memory."""
+    tasks; `workers` tasks at a time have scratch memory. In `ahead` parts (0: not) the next panel of weights is fetched
+    while a panel is used."""
 
     block: Block
     rows: int
@@ -61,6 +62,7 @@ class ConvPlan:
     parts: int
     workers: int
     kind: TileType = field(default=U8_S8, repr=False)
+    ahead: int = 0
 
 
 def applies(spec: ConvSpec, target: Target, kind: TileType = U8_S8) -> bool:
@@ -94,7 +96,11 @@ def plans(spec: ConvSpec, target: Target, kind: TileType = U8_S8) -> Iterator[Co
                 segment = -(-width // workers)
             else:
                 strips = -(-strips // workers) * workers
-        yield ConvPlan(block, -(-rows // min(strips, rows)), segment, parts, workers, kind)
+        share = -(-rows // min(strips, rows))
+        passes = -(-share * guess(strip.pitch) // (block.rows * ROWS))
+        known_size = static(strip.out[1]) is not None and static(strip.out[2]) is not None
+        ahead = passes if known_size and matmul.fetches(depth * each, passes, target) else 0
+        yield ConvPlan(block, share, segment, parts, workers, kind, ahead)
 
 
 def pack_weights(array: np.ndarray, spec: ConvSpec, plan: ConvPlan | MatmulPlan) -> np.ndarray:
@@ -202,7 +208,8 @@ class _Conv:
                 base = kb.let(origin + block * (step * strip.unit) + group * each, "base")
                 at = [base + i * ROWS * strip.unit for i in range(plan.block.rows)]
                 source = Source(self.scratch, at, strip.unit, runs)
-                pipeline.block(source, columns, panels.panel(kb.let(panels.first + p, "panel")), block)
+                fetch = Ahead(block, plan.ahead) if plan.ahead else None
+                pipeline.block(source, columns, panels.panel(kb.let(panels.first + p, "panel")), block, fetch)
             pipeline.flush()
 
     def _positions(self, place: StripPlace) -> Dim:

@@ -33,7 +33,7 @@ from ..builder import (
     static,
 )
 from ..matmul import MatmulSpec, guess
-from .tiles import Block, Columns, Output, Panel, Pipeline, Source, Tiles
+from .tiles import Ahead, Block, Columns, Output, Panel, Pipeline, Source, Tiles
 from .walk import Walk
 
 PARALLEL_MACS = 16_000_000
@@ -41,6 +41,8 @@ PARALLEL_MACS = 16_000_000
 long as two."""
 FEWEST_BLOCKS = 16
 """Blocks of rows that a panel of B is worth fetching for."""
+MOST_PASSES = 16
+"""Blocks of rows that a panel of B serves where waiting for it matters: with more, it is a small part of the time."""
 L2_CYCLES = 30.0
 """For a tile that comes from L2."""
 BLOCK_CYCLES = 40.0
@@ -52,13 +54,15 @@ SUM_CYCLES = 85.0
 @dataclass(frozen=True)
 class MatmulPlan:
     """At most `chunk` blocks of rows stay in cache while the panels of B pass (one where rows are too short to be read
-    in place). `workers` threads share the rows, or `parts` of the panels where that is more than 1."""
+    in place). `workers` threads share the rows, or `parts` of the panels where that is more than 1. In `ahead` parts
+    (0: not) the next panel is fetched while a panel is used."""
 
     block: Block
     chunk: int
     parts: int
     workers: int
     kind: TileType = field(default=U8_S8, repr=False)
+    ahead: int = 0
 
 
 def applies(spec: MatmulSpec, target: Target, kind: TileType = U8_S8) -> bool:
@@ -77,7 +81,14 @@ def plans(spec: MatmulSpec, target: Target, kind: TileType = U8_S8) -> Iterator[
     for block in blocks(Shape(rows, n, bytes_k, walk_of(spec, kind).steps), target):
         # All rows pass a panel before the next one comes, as far as they and their results stay in L2.
         chunk = max(FEWEST_BLOCKS, target.l2 // (block.rows * ROWS * (n * kind.itemsize + bytes_k)))
-        yield MatmulPlan(block, chunk, workers if n > rows else 1, workers, kind)
+        passes = min(chunk, -(-rows // (block.rows * ROWS)))
+        ahead = passes if static(total) is not None and fetches(bytes_k * n, passes, target) else 0
+        yield MatmulPlan(block, chunk, workers if n > rows else 1, workers, kind, ahead)
+
+
+def fetches(weights: int, passes: int, target: Target) -> bool:
+    """Whether it pays to fetch the panels of so many bytes of B ahead, each of which is used by so many blocks."""
+    return weights > target.l2 // 2 and passes <= MOST_PASSES
 
 
 @dataclass(frozen=True)
@@ -178,7 +189,8 @@ def build(
                 source = copied or Source(
                     kb.flat(a), [(outer * m + start) * k for start in rows_.starts(number)], k, [i64(0)]
                 )
-                pipeline.block(source, columns, panels.panel(kb.let(panels.first + p, "panel")), number)
+                fetch = Ahead(block, plan.ahead) if plan.ahead else None
+                pipeline.block(source, columns, panels.panel(kb.let(panels.first + p, "panel")), number, fetch)
             pipeline.flush()
         tiles.release()
     func = kb.finish([a, b, bias, *(epilogue.buffers if epilogue else ()), y])

@@ -241,7 +241,9 @@ class Tiles:
             for run, start, done, count in walk.stretches([(cut - len(sums)) // per_step for cut in weave.cuts]):
                 with kb.loop(count, "k") as k:
                     if ahead is not None:
-                        ahead.fetch(kb, columns.b, base + size * walk.steps + (done + k) * size, size * self.kind.itemsize)
+                        ahead.fetch(
+                            kb, columns.b, base + size * walk.steps + (done + k) * size, size * self.kind.itemsize
+                        )
                     at, b_at = a.runs[run] + start + k * walk.step, base + (done + k) * size
                     for statement in self._step(a, at, columns.b, b_at, panel.width):
                         kb.emit(statement)

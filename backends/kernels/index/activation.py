@@ -13,7 +13,7 @@ from ....compiler.ops.base import attr_float, attr_int, attr_str
 from ...base import Element, Expr, Index, defines
 from .. import exprs, vmath
 from ..exprs import dtype_of, is_float, let, like, select
-from .base import pointwise
+from .base import pointwise, stored_short
 
 Args = Sequence[Any]
 
@@ -100,6 +100,8 @@ def gelu(node: Node, args: Args) -> Expr:
     """`approximate` chooses between erf and tanh; FastGelu takes a bias as well."""
     x = args[0] if len(args) < 2 or args[1] is None else args[0] + args[1]
     fast = node.op.endswith("FastGelu") or attr_str(node, "approximate", "none") == "tanh"
+    if stored_short(node):
+        return let(x, vmath.short_gelu_tanh if fast else vmath.short_gelu)
     return let(x, vmath.gelu_tanh if fast else vmath.gelu)
 
 

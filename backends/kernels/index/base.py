@@ -53,6 +53,14 @@ def stores_rounded(node: Node) -> bool:
     )
 
 
+def stored_short(node: Node) -> bool:
+    """Whether all that is made of a node's result is stored in bfloat16, so that eight bits of it suffice."""
+    users = [u.user for v in node.outputs for u in v.uses]
+    return bool(users) and all(
+        isinstance(user, Node) and stores_rounded(user) and user.outputs[0].type.dtype is DType.BF16 for user in users
+    )
+
+
 def _broadcasting(node: Node, inputs: Sequence[Operand | None]) -> list[Element]:
     def element(index: Index) -> Expr:
         return element_expr(node, [None if x is None else x(broadcast(index, x)) for x in inputs])
