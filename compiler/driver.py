@@ -54,8 +54,8 @@ def compile(
     cache: bool = True,
     progress: Progress | None = None,
 ) -> Model:
-    """Compiles an ONNX model (path, bytes or ModelProto) and loads the result; one for another machine does not run here,
-    but can be saved.
+    """Compiles an ONNX model (path, bytes or ModelProto) and loads the result; one for another machine does not run
+    here, but can be saved.
 
     `shapes` fixes input shapes, `threads` bounds the threads of a run (0: all), `fallback="onnxruntime"` lets nodes
     that cannot be lowered run there, `prune` is a pruning spec, `weights` one of weight-only compression.
@@ -63,8 +63,8 @@ def compile(
     `int8` quantizes: `calibration` is an iterable of samples {input name: array} (a bare array will do for a model of
     one input; without samples made-up ones are used, and accuracy is unchecked). `accuracy_budget` is the share of
     the float model's score that int8 may cost; the score is `metric(run)`, `run` taking and giving arrays by name, or
-    how often the outputs agree. `bf16` computes products in bfloat16, on targets that multiply it. `fp16` is not in this
-    version: UnsupportedError.
+    how often the outputs agree. `bf16` computes products in bfloat16, on targets that multiply it. `fp16` is not in
+    this version: UnsupportedError.
 
     `db` is a tuning database, whose fastest kernels are taken; `tune` first measures kernels of this model on this
     machine for up to two minutes and adds them to it (default: a database in the cache folder).
@@ -348,7 +348,7 @@ def _planner(graph: Graph, target: Target, options: Options, say: Progress) -> T
     path = Path(options.db) if options.db else default_path()
     if options.tune:
         tune_graph(graph, target, path, Limits(), say)
-    return planner_for(target, path)
+    return planner_for(graph, target, path)
 
 
 def _ops(graph: Graph) -> dict[str, int]:

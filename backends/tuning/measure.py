@@ -1,8 +1,11 @@
 """Builds the kernel of a task and times it, in turns with another one.
 
-A model's weights are cold when a kernel starts, since all others have been read since; its input is what the kernel
-before has just written. So each call finds another copy of the weights, of which there are more than caches hold, but
-the same inputs and output.
+Weights of a large model are cold when a kernel starts, since all others have been read since; its input is what the
+kernel before has just written. So each call finds another copy of the weights, of which there are more than L2 holds,
+but the same inputs and output. Weights of a model that L2 holds (tasks.weights_stay) have one copy.
+
+Two kernels take turns call by call: then a busy machine disturbs both alike, and the median of the ratios of
+neighbouring calls repeats within a percent even there. Longer samples do not.
 """
 
 from __future__ import annotations
@@ -26,15 +29,15 @@ from ..packing import Packed
 from ..steps import Kernel, Scratch
 from ..target import Target
 from .planner import Only
-from .tasks import sizes
+from .tasks import RESIDENT, sizes
 
 COLD_FACTOR = 2
 """Copies of the weights take so many times L2, all cores' together..."""
 MOST_BYTES = 64 << 20
 """...but no more than this, unless there is only one."""
-SAMPLE_SECONDS = 5e-4
+SAMPLE_SECONDS = 2e-5
 """A sample takes at least so long, so that clocks and calls do not count."""
-FEWEST_ROUNDS = 6
+FEWEST_ROUNDS = 7
 TOLERANCE = 0.02
 """Floats of two kernels may differ by this share of the largest: a check against blunders, no test of accuracy."""
 
@@ -50,7 +53,7 @@ class Built:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds a call of each took at best, and the median ratio of second to first over quiet rounds."""
+    """Seconds a call of each took at best, and the median ratio of second to first over rounds."""
 
     first: float
     second: float
@@ -76,7 +79,7 @@ def build(text: str, candidate: str, target: Target, threads: int) -> Built:
     packed = [i for i, p in enumerate(params) if not isinstance(p, Value)]
     fixed = [arrays[p] if isinstance(p, Value) else _constant(p) for p in params]
     output = arrays[kernel.outputs[0]]
-    copies = _copies(sum(fixed[i].nbytes for i in packed), target)
+    copies = 1 if text.startswith(RESIDENT) else _copies(sum(fixed[i].nbytes for i in packed), target)
     calls = [function.bind(*fixed)]
     for _ in range(copies - 1):
         calls.append(function.bind(*(_aligned(a) if i in packed else a for i, a in enumerate(fixed))))
@@ -141,11 +144,8 @@ def compare(first: Built, second: Built, seconds: float) -> Timing:
         order = (0, 1) if len(rounds) % 2 else (1, 0)
         took = {which: _sample(loops[which], repeats[which]) for which in order}
         rounds.append((took[0], took[1]))
-    best = (min(a for a, _ in rounds), min(b for _, b in rounds))
-    # Other processes only ever add time: rounds that both kernels went through fast were disturbed least.
-    rounds.sort(key=lambda pair: pair[0] / best[0] + pair[1] / best[1])
-    quiet = rounds[: max(FEWEST_ROUNDS // 2, len(rounds) // 4)]
-    return Timing(*best, statistics.median(b / a for a, b in quiet))
+    ratio = statistics.median(b / a for a, b in rounds)
+    return Timing(min(a for a, _ in rounds), min(b for _, b in rounds), ratio)
 
 
 def _sample(calls: Iterator[Callable[[], None]], repeat: int) -> float:

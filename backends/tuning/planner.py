@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from ...compiler.errors import UnsupportedError
+from ...compiler.ir import Graph
 from ..planning import Candidate, Choice
 from ..target import Target
 from .database import Database, Score, Setting
-from .tasks import region_key, region_text
+from .tasks import region_key, region_text, weights_stay
 
 WORTH = 0.98
 """What is not faster than the first guess by this much is no better: measurements are not more precise."""
@@ -19,14 +20,14 @@ class Tuned:
     nothing.
     """
 
-    def __init__(self, scores: dict[str, list[Score]]) -> None:
-        self._scores = scores
+    def __init__(self, scores: dict[str, list[Score]], *, resident: bool = False) -> None:
+        self._scores, self._resident = scores, resident
         self.chosen = {"measured": 0, "guessed": 0}
 
     @staticmethod
-    def of(database: Database, target: Target) -> Tuned:
-        """A planner that knows what the database says of this target."""
-        return Tuned(database.scores(Setting.of(target)))
+    def of(database: Database, graph: Graph, target: Target) -> Tuned:
+        """A planner that knows what the database says of this target, for regions of an optimized graph."""
+        return Tuned(database.scores(Setting.of(target)), resident=weights_stay(graph, target))
 
     @property
     def note(self) -> str:
@@ -38,7 +39,8 @@ class Tuned:
         first = next(candidates)
         if next(candidates, None) is None:
             return first
-        known = self._scores.get(region_key(region_text(choice.region)), []) if self._scores else []
+        key = region_key(region_text(choice.region, resident=self._resident))
+        known = self._scores.get(key, [])
         known = [score for score in known if score.baseline == str(first) and score.ratio is not None]
         self.chosen["measured" if known else "guessed"] += 1
         best = next((s for s in known if s.ratio is not None and s.ratio < WORTH), None)

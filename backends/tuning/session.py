@@ -12,7 +12,7 @@ from ..runtime.host import host_features
 from ..target import Target
 from .database import Database, Setting
 from .planner import Tuned
-from .tasks import Collector, Task
+from .tasks import Collector, Task, weights_stay
 from .tuner import Limits, Outcome, Say, tune
 
 
@@ -25,10 +25,11 @@ def default_path() -> Path:
     return folder / "tuning.db"
 
 
-def planner_for(target: Target, path: Path) -> Tuned:
-    """A planner that knows what the database at `path` says. Raises DatabaseError if it cannot be used."""
+def planner_for(graph: Graph, target: Target, path: Path) -> Tuned:
+    """A planner for an optimized graph that knows what the database at `path` says. Raises DatabaseError if that cannot
+    be used."""
     with Database(path) as database:
-        return Tuned.of(database, target)
+        return Tuned.of(database, graph, target)
 
 
 def known_of(target: Target, path: Path) -> str:
@@ -49,7 +50,7 @@ def tune_graph(graph: Graph, target: Target, path: Path, limits: Limits, say: Sa
 
 def tasks_of(graph: Graph, target: Target) -> dict[Task, int]:
     """The regions of an optimized graph that have kernels to choose from, and how often each occurs."""
-    collector = Collector()
+    collector = Collector(resident=weights_stay(graph, target))
     target.lower(graph, Fallback(), collector)
     return collector.counts
 

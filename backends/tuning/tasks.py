@@ -15,12 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from ...compiler.ir import Node, Value
+from ...compiler.ir import Graph, Node, Value
 from ...compiler.printing import array_text, attr_text, type_text
 from ...compiler.types import Dim, TensorType, free_symbols, substitute, symbol
 from ...passes.regions import Region
-from ..planning import Candidate, Choice, FirstGuess, Planner
+from ..planning import Candidate, Choice
+from ..target import Target
 
+RESIDENT = "# weights stay in cache\n"
+"""How the text of a region begins whose weights do."""
 SCALE, ZERO_POINT = 0.02, 100
 """What stands for all scales but 1 and all bytes but 0."""
 
@@ -54,27 +57,30 @@ def region_key(text: str) -> str:
 
 
 class Collector:
-    """A planner that takes what another one chooses and notes every region it is asked for, with how often."""
+    """A planner that takes the first guesses and notes every region it is asked for, with how often. `resident`: see
+    `weights_stay`."""
 
-    def __init__(self, planner: Planner | None = None) -> None:
-        self.planner = planner or FirstGuess()
+    def __init__(self, *, resident: bool = False) -> None:
+        self.resident = resident
         self.counts: dict[Task, int] = {}
 
     def choose(self, choice: Choice) -> Candidate:
-        task = task_of(choice)
+        candidates = list(choice.candidates())
+        text = region_text(choice.region, resident=self.resident)
+        task = Task(text, str(choice.spec), tuple(map(str, candidates)))
         self.counts[task] = self.counts.get(task, 0) + 1
-        return self.planner.choose(choice)
+        return candidates[0]
 
 
-def task_of(choice: Choice) -> Task:
-    """The task that a planner's question amounts to."""
-    candidates = tuple(dict.fromkeys(map(str, choice.candidates())))
-    return Task(region_text(choice.region), str(choice.spec), candidates)
+def weights_stay(graph: Graph, target: Target) -> bool:
+    """Whether all weights of a model stay in L2 from one run to the next, so that kernels find them there."""
+    return sum(v.data.nbytes for v in graph.constants() if v.data is not None) <= target.l2 // 2
 
 
-def region_text(region: Region) -> str:
-    """The region by itself, in normal form: equal texts deserve equal kernels."""
-    return _Writer().graph(region)
+def region_text(region: Region, *, resident: bool = False) -> str:
+    """The region by itself, in normal form: equal texts deserve equal kernels. `resident`: its weights are in L2 when
+    it begins; else they were, but so much else was read since."""
+    return (RESIDENT if resident else "") + _Writer().graph(region)
 
 
 class _Writer:

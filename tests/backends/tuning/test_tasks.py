@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from optc.backends.target import Target
-from optc.backends.tuning.tasks import Collector
+from optc.backends.tuning.tasks import RESIDENT, Collector, weights_stay
 from optc.compiler.text import parse_graph
 
 from .support import PRODUCT, task_of
@@ -66,3 +68,16 @@ def test_a_causal_mask_is_no_table() -> None:
 
 def test_the_name_says_ops_and_result() -> None:
     assert task_of().name == "MatMul+Relu f32[9,32]"
+
+
+def test_weights_of_a_small_model_stay_in_cache() -> None:
+    """Which is another task than the same region in a large one, and lowers to the same kernels."""
+    small = task_of()
+    assert small.text.startswith(RESIDENT)
+    graph = parse_graph(PRODUCT)
+    collector = Collector(resident=False)
+    Target.host().lower(graph, None, collector)
+    (large,) = collector.counts
+    assert RESIDENT + large.text == small.text
+    assert large.candidates == small.candidates
+    assert not weights_stay(graph, replace(Target.host(), l2=64))
