@@ -285,4 +285,88 @@ __device__ __forceinline__ void gemm(typename Kind::Sum* sums, const void* weigh
   for (int i = 0; i < kTilesM * kTilesN * 4; i++) sums[i] = c[i / 4 / kTilesN][i / 4 % kTilesN][i % 4];
 }
 
+__device__ __forceinline__ float warp_sum(float value) {
+#pragma unroll
+  for (int mask = kWarp / 2; mask; mask /= 2) value += __shfl_xor_sync(0xFFFFFFFFu, value, mask);
+  return value;
+}
+__device__ __forceinline__ float warp_max(float value) {
+#pragma unroll
+  for (int mask = kWarp / 2; mask; mask /= 2) value = fmaxf(value, __shfl_xor_sync(0xFFFFFFFFu, value, mask));
+  return value;
+}
+
+// A warp's row: moments[0] = mean (0 unless Centered), moments[1] = 1 / sqrt(mean square of x - mean + epsilon).
+template <bool Centered>
+__device__ __forceinline__ void row_moments(float* moments, const float* x, int columns, float epsilon) {
+  const int lane = threadIdx.x % kWarp;
+  float mean = 0, squares = 0;
+  if (Centered) {
+    for (int i = lane; i < columns; i += kWarp) mean += x[i];
+    mean = warp_sum(mean) / columns;
+  }
+  for (int i = lane; i < columns; i += kWarp) squares = fmaf(x[i] - mean, x[i] - mean, squares);
+  moments[0] = mean;
+  moments[1] = 1.0f / sqrtf(warp_sum(squares) / columns + epsilon);
+}
+
+// A warp's row: y = softmax(x), or its logarithm.
+template <bool Log>
+__device__ __forceinline__ void row_softmax(float* y, const float* x, int columns) {
+  const int lane = threadIdx.x % kWarp;
+  float highest = -INFINITY, total = 0;
+  for (int i = lane; i < columns; i += kWarp) highest = fmaxf(highest, x[i]);
+  highest = warp_max(highest);
+  for (int i = lane; i < columns; i += kWarp) total += expf(x[i] - highest);
+  total = warp_sum(total);
+  const float shift = Log ? highest + logf(total) : highest;
+  for (int i = lane; i < columns; i += kWarp) y[i] = Log ? x[i] - shift : expf(x[i] - shift) / total;
+}
+
+enum MaskKind { kNoMask, kAddMask, kHideMask };
+
+// A warp's query: out[i] is element lane + 32 i of softmax(scale * q k^T + mask) v over the first `keys` keys, whose rows
+// lie `k_pitch` and `v_pitch` elements apart. A mask is added, or `hidden` is the score where it is false; `mask_step` is 0
+// if all keys share one element. The scores of 32 keys at a time, weighed by a running maximum and sum (Milakov and
+// Gimelshein 2018); a query that sees no key becomes NaN.
+template <MaskKind Kind, int Size, int ValueSize, class Mask>
+__device__ __forceinline__ void attend(float* out, const float* q, const float* k, const float* v, const Mask* mask,
+                                       long long k_pitch, long long v_pitch, int mask_step, int keys, float scale,
+                                       float hidden) {
+  constexpr int kParts = (ValueSize + kWarp - 1) / kWarp;
+  const int lane = threadIdx.x % kWarp;
+  float highest = -INFINITY, total = 0;
+#pragma unroll
+  for (int i = 0; i < kParts; i++) out[i] = 0;
+  for (int first = 0; first < keys; first += kWarp) {
+    const int key = first + lane, count = min(kWarp, keys - first);
+    float score = -INFINITY;
+    if (key < keys) {
+      const float* row = k + key * k_pitch;
+      score = 0;
+#pragma unroll 8
+      for (int d = 0; d < Size; d++) score = fmaf(q[d], row[d], score);
+      score *= scale;
+      if constexpr (Kind == kAddMask) score += mask[(long long)key * mask_step];
+      if constexpr (Kind == kHideMask) score = mask[(long long)key * mask_step] ? score : hidden;
+    }
+    const float higher = fmaxf(highest, warp_max(score));
+    if (higher == -INFINITY) continue;
+    const float weight = expf(score - higher), before = expf(highest - higher);
+    highest = higher;
+    total = fmaf(total, before, warp_sum(weight));
+#pragma unroll
+    for (int i = 0; i < kParts; i++) out[i] *= before;
+    for (int j = 0; j < count; j++) {
+      const float share = __shfl_sync(0xFFFFFFFFu, weight, j);
+      const float* row = v + (first + j) * v_pitch;
+#pragma unroll
+      for (int i = 0; i < kParts; i++)
+        if (lane + i * kWarp < ValueSize) out[i] = fmaf(share, row[lane + i * kWarp], out[i]);
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kParts; i++) out[i] /= total;
+}
+
 }  // namespace optc

@@ -32,7 +32,7 @@ from ..kernels.builder import (
 from ..kernels.convspec import ConvSpec
 from ..kernels.matmul import guess
 from ..target import Target
-from .threads import GridBuilder
+from .threads import GridBuilder, number
 
 ROW_BYTES = 64
 """Bytes along k that a step of the pipeline brings of each row."""
@@ -156,7 +156,7 @@ def build(spec: GemmSpec, plan: GemmPlan, epilogue: Epilogue | None = None, bord
         parts = (plan.rows, plan.columns, plan.warps_m, plan.warps_n, plan.stages)
         function = f"optc::gemm<optc::{arithmetic.name}, {', '.join(map(str, parts))}>"
         kb.call(
-            function, address(sums, 0), address(kb.flat(weights), 0), _int(rows), _int(columns), _int(spec.steps), *image
+            function, address(sums, 0), address(kb.flat(weights), 0), number(rows), number(columns), number(spec.steps), *image
         )  # fmt: skip
         warp, lane = kb.let(floordiv(thread, WARP), "warp"), kb.let(floormod(thread, WARP), "lane")
         warp_m, warp_n = floordiv(warp, plan.warps_n), floormod(warp, plan.warps_n)
@@ -169,16 +169,12 @@ def build(spec: GemmSpec, plan: GemmPlan, epilogue: Epilogue | None = None, bord
                 with kb.unrolled(tiles_n * 2, "j") as j:
                     column = kb.let(first_n + floordiv(j, 2) * 8 + floormod(j, 2), "column")
                     with kb.when(column < columns):
-                        number = floordiv(i, 2) * (tiles_n * 4) + floordiv(j, 2) * 4 + floormod(i, 2) * 2 + floormod(j, 2)
+                        which = floordiv(i, 2) * (tiles_n * 4) + floordiv(j, 2) * 4 + floormod(i, 2) * 2 + floormod(j, 2)
                         channel = kb.let(group * columns + column, "channel") if conv.group > 1 else column
-                        value = kb.load(sums, number)
+                        value = kb.load(sums, which)
                         result = value if epilogue is None else epilogue(value, [*at, channel], 1)
                         kb.store(out, row * conv.c_out + channel, result)
     return kb.finish([x, weights, *(epilogue.buffers if epilogue else ()), y])
-
-
-def _int(value: Dim) -> Any:
-    return tirx.IntImm("int32", value) if isinstance(value, int) else tirx.Cast("int32", value)
 
 
 def _image(kb: GridBuilder, spec: GemmSpec, x: Any) -> list[Any]:
@@ -193,7 +189,7 @@ def _image(kb: GridBuilder, spec: GemmSpec, x: Any) -> list[Any]:
         begins = (*(0,) * (2 - rank), *conv.pads[:rank])
         taps = ((*lift, *conv.kernel), (*lift, *conv.strides), begins, (*lift, *conv.dilations))
     numbers = [*size, conv.c_in, conv.c_in // conv.group, *out, *(n for pair in taps for n in pair)]
-    return [address(kb.flat(x), 0), *(_int(known(n)) for n in numbers)]
+    return [address(kb.flat(x), 0), *(number(known(n)) for n in numbers)]
 
 
 def _indices(kb: GridBuilder, row: Any, shape: tuple[Dim, ...], epilogue: Epilogue | None) -> list[Any]:

@@ -10,25 +10,32 @@ from tvm import tirx
 
 from ...compiler.ir import Node
 from ...compiler.ops.base import attr_float, attr_int
+from ...compiler.ops.fused import is_regular_attention
 from ...compiler.types import DType
 from ..kernels.builder import Dim, buffer, i64, product
 from ..kernels.convspec import ConvSpec
 from ..kernels.dot.bias import Biased
+from ..kernels.softmax import SoftmaxSpec
 from ..packing import Packed
 from ..steps import Kernel, Param
 from ..templates.base import Anchor, Template
 from ..templates.conv import conv_spec, is_plain_conv
 from ..templates.matmul import is_row
-from . import gemm
+from ..templates.attention import attention_spec
+from ..templates.norm import norm_over_last, norm_spec, softmax_over_last
+from . import depthwise, gemm, rows
 
 TEMPLATES: dict[str, Template] = {}
 _FORMS: dict[str, Callable[[Node], bool]] = {}
 
 
-def _template(*ops: str, form: Callable[[Node], bool]) -> Callable[[Template], Template]:
+def _template(*ops: str, form: Callable[[Node], bool] | None = None) -> Callable[[Template], Template]:
+    """Registers a template; `form` says that it takes an epilogue, and for which nodes."""
+
     def add(function: Template) -> Template:
         TEMPLATES.update(dict.fromkeys(ops, function))
-        _FORMS.update(dict.fromkeys(ops, form))
+        if form is not None:
+            _FORMS.update(dict.fromkeys(ops, form))
         return function
 
     return add
@@ -53,7 +60,8 @@ def _conv(anchor: Anchor) -> Kernel | None:
     node, conv = anchor.node, conv_spec(anchor)
     if not gemm.applies(conv):
         return None
-    spec = gemm.GemmSpec(conv, _floats(anchor), (conv.batch, *conv.out_spatial, conv.c_out))
+    exact = gemm.F32 if conv.depthwise else _floats(anchor)
+    spec = gemm.GemmSpec(conv, exact, (conv.batch, *conv.out_spatial, conv.c_out))
     return _product(anchor, spec, np.asarray(node.operand(1).data), anchor.epilogue(node.input(2)))
 
 
@@ -104,10 +112,10 @@ def _matrix(anchor: Anchor, weights: Sequence[int], arithmetic: gemm.Arithmetic)
 
 
 def _product(anchor: Anchor, spec: gemm.GemmSpec, weights: Any, epilogue: Any) -> Kernel:
-    plan = anchor.plan(gemm, spec)
-    packed = gemm.pack_weights(weights, spec, plan)
-    func = gemm.build(spec, plan, epilogue)
-    return anchor.kernel(func, [anchor.node.operand(0), packed], epilogue, f"gemm {plan}")
+    chosen = anchor.choose(spec, _family(spec))
+    packed = chosen.family.pack_weights(weights, spec, chosen.plan)
+    func = chosen.family.build(spec, chosen.plan, epilogue)
+    return anchor.kernel(func, [anchor.node.operand(0), packed], epilogue, str(chosen))
 
 
 def _integers(anchor: Anchor, spec: gemm.GemmSpec, weights: Any, border: Any) -> Kernel:
@@ -120,7 +128,50 @@ def _integers(anchor: Anchor, spec: gemm.GemmSpec, weights: Any, border: Any) ->
         between = [buffer("pad", (1,), "uint8")]
         pad = tirx.BufferLoad(between[0], [i64(0)])
     epilogue = anchor.epilogue()
-    plan = anchor.plan(gemm, spec)
-    packed = Packed(weights, lambda array: gemm.pack_weights(array, spec, plan))
-    func = gemm.build(spec, plan, Biased(spec.conv.c_out, epilogue, between), pad)
-    return anchor.kernel(func, [anchor.node.operand(0), packed, *rest], epilogue, f"gemm {plan}")
+    chosen = anchor.choose(spec, _family(spec))
+    packed = Packed(weights, lambda array: chosen.family.pack_weights(array, spec, chosen.plan))
+    func = chosen.family.build(spec, chosen.plan, Biased(spec.conv.c_out, epilogue, between), pad)
+    return anchor.kernel(func, [anchor.node.operand(0), packed, *rest], epilogue, str(chosen))
+
+
+def _family(spec: gemm.GemmSpec) -> Any:
+    return depthwise if spec.conv.depthwise else gemm
+
+
+_HELD = frozenset((DType.F32, DType.BOOL))
+"""Types of what attention reads."""
+
+
+def _is_attention(node: Node) -> bool:
+    return is_regular_attention(node) and all(v is None or v.type.dtype in _HELD for v in node.inputs)
+
+
+@_template("optc.Attention", form=_is_attention)
+def _attention(anchor: Anchor) -> Kernel | None:
+    epilogue = anchor.epilogue()
+    if not _is_attention(anchor.node) or (epilogue is not None and epilogue.values):
+        return None
+    spec, params = attention_spec(anchor)
+    if spec.value_size > rows.MOST_VALUES:
+        return None
+    return anchor.kernel(rows.build_attention(spec, epilogue), params, epilogue, "warp attention")
+
+
+@_template("LayerNormalization", "RMSNormalization", form=norm_over_last)
+def _norm(anchor: Anchor) -> Kernel | None:
+    found = norm_spec(anchor)
+    epilogue = anchor.epilogue()
+    if found is None or found[0].dtype != "float32" or (epilogue is not None and not epilogue.flat):
+        return None
+    spec, params = found
+    return anchor.kernel(rows.build_norm(spec, epilogue), params, epilogue, "warp norm")
+
+
+@_template("Softmax", "LogSoftmax")
+def _softmax(anchor: Anchor) -> Kernel | None:
+    x = anchor.node.operand(0)
+    if not softmax_over_last(anchor.node):
+        return None
+    shape = anchor.shape(x)
+    spec = SoftmaxSpec(product(shape[:-1]), shape[-1], anchor.node.op == "LogSoftmax")
+    return anchor.kernel(rows.build_softmax(spec), [x], None, "warp softmax")

@@ -8,7 +8,7 @@ from typing import Any
 
 from tvm import tirx
 
-from ..kernels.builder import Dim, Expr, KernelBuilder, i64, static
+from ..kernels.builder import Dim, Expr, KernelBuilder, i64, known, static
 
 THREAD_EXTENT = "thread_extent"
 _TAGS = ("blockIdx.x", "blockIdx.y", "blockIdx.z", "threadIdx.x", "threadIdx.y", "threadIdx.z")
@@ -57,3 +57,9 @@ class GridBuilder(KernelBuilder):
     def call(self, function: str, *args: Any) -> None:
         """A call of a function of device.cuh."""
         self.emit(tirx.Evaluate(tirx.call_extern("void", function, *args)))
+
+
+def number(value: Dim) -> Expr:
+    """A dim as the int that functions of device.cuh take."""
+    value = known(value)
+    return tirx.IntImm("int32", value) if isinstance(value, int) else tirx.Cast("int32", value)

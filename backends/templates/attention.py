@@ -17,11 +17,9 @@ HIDDEN = -1e30
 """Scores with this or less added have no weight beside any other."""
 
 
-@template("optc.Attention", form=is_regular_attention)
-def _attention(anchor: Anchor) -> Kernel | None:
+def attention_spec(anchor: Anchor) -> tuple[attention.AttentionSpec, list[Param]]:
+    """What a regular optc.Attention is, and what its kernel reads: q, k, v and the mask if one is left to read."""
     node = anchor.node
-    if not is_regular_attention(node):
-        return None
     q, k, v = ([plain(d) for d in anchor.dims.shape(attention_dims(node, index))] for index in range(3))
     mask = node.input(3)
     causal = bool(attr_int(node, "causal", 0))
@@ -36,11 +34,18 @@ def _attention(anchor: Anchor) -> Kernel | None:
         mask_value=attr_float(node, "mask_value", attention.LOWEST) if boolean else None,
         causal=causal,
     )  # fmt: skip
+    return spec, [value for value in (*node.inputs[:3], mask) if value is not None]
+
+
+@template("optc.Attention", form=is_regular_attention)
+def _attention(anchor: Anchor) -> Kernel | None:
+    if not is_regular_attention(anchor.node):
+        return None
+    spec, params = attention_spec(anchor)
     epilogue = anchor.epilogue()
     if epilogue is not None and epilogue.values:
         return None
     plan = anchor.plan(attention, spec)
-    params: list[Param] = [value for value in (*node.inputs[:3], mask) if value is not None]
     return anchor.kernel(attention.build(spec, plan, epilogue), params, epilogue, f"attention {plan}")
 
 

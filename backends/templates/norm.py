@@ -19,7 +19,7 @@ def _rows(anchor: Anchor, value: Value, axis: int) -> tuple[Any, Any]:
     return product(shape[:axis]), product(shape[axis:])
 
 
-def _softmax_over_last(node: Node) -> bool:
+def softmax_over_last(node: Node) -> bool:
     x = node.operand(0)
     return x.type.dtype is DType.F32 and x.type.rank > 0 and attr_int(node, "axis", -1) in (-1, x.type.rank - 1)
 
@@ -27,7 +27,7 @@ def _softmax_over_last(node: Node) -> bool:
 @template("Softmax", "LogSoftmax")
 def _softmax(anchor: Anchor) -> Kernel | None:
     node = anchor.node
-    if not _softmax_over_last(node):
+    if not softmax_over_last(node):
         return None
     x = node.operand(0)
     rows, columns = _rows(anchor, x, x.type.rank - 1)
@@ -36,14 +36,14 @@ def _softmax(anchor: Anchor) -> Kernel | None:
     return anchor.kernel(softmax.build(spec, plan), [x], None, f"softmax {plan}")
 
 
-def _norm_over_last(node: Node) -> bool:
+def norm_over_last(node: Node) -> bool:
     """Whether rows are the last axis, of float32, so that what follows goes by rows and columns too."""
     x = node.operand(0)
     return x.type.dtype is DType.F32 and x.type.rank > 0 and attr_int(node, "axis", -1) in (-1, x.type.rank - 1)
 
 
-@template("LayerNormalization", "RMSNormalization", form=_norm_over_last)
-def _norm(anchor: Anchor) -> Kernel | None:
+def norm_spec(anchor: Anchor) -> tuple[norm.NormSpec, list[Param]] | None:
+    """The normalisation of rows that a node is, and what its kernel reads; None if its form has no template."""
     node = anchor.node
     x = node.operand(0)
     axis = attr_int(node, "axis", -1) % max(x.type.rank, 1)
@@ -51,9 +51,6 @@ def _norm(anchor: Anchor) -> Kernel | None:
     scale, bias = node.input(1), node.input(2)
     whole = all(v is None or v.type.dims == dims for v in (scale, bias))
     if x.type.dtype is not DType.F32 or not whole or any(v.uses for v in node.outputs[1:]):
-        return None
-    epilogue = anchor.epilogue()
-    if epilogue is not None and not epilogue.flat:
         return None
     rows, columns = _rows(anchor, x, axis)
     source = anchor.region.before[0].operand(0) if anchor.region.before else x
@@ -66,6 +63,15 @@ def _norm(anchor: Anchor) -> Kernel | None:
         bias=bias is not None,
         dtype="float32" if source is x else "uint16",
     )
+    return spec, [v for v in (source, scale, bias) if v is not None]
+
+
+@template("LayerNormalization", "RMSNormalization", form=norm_over_last)
+def _norm(anchor: Anchor) -> Kernel | None:
+    found = norm_spec(anchor)
+    epilogue = anchor.epilogue()
+    if found is None or (epilogue is not None and not epilogue.flat):
+        return None
+    spec, params = found
     plan = anchor.plan(norm, spec)
-    params: list[Param] = [v for v in (source, scale, bias) if v is not None]
     return anchor.kernel(norm.build(spec, plan, epilogue), params, epilogue, f"norm {plan}")
