@@ -17,11 +17,15 @@ from .peers import Run, Sample, onnxruntime_runner
 
 TOLERANCE = 1e-4
 """Largest error that passes, relative to the range of the reference output."""
+BF16_TOLERANCE = 2.0**-4
+"""Where activations are stored in bfloat16: the root mean square of the errors, relative to that of the reference. Each
+activation is off by up to 2^-9 of itself, and layers add that up; single values near a threshold may flip."""
 
 
 @dataclass(frozen=True)
 class OutputError:
-    """How far one output departs: the largest error, and that over the reference's range (max - min, at least 1e-6)."""
+    """How far one output departs: the largest error, and that over the reference's range (max - min, at least 1e-6), or
+    the root mean square of the errors over that of the reference."""
 
     name: str
     max_error: float
@@ -32,8 +36,9 @@ class OutputError:
         return self.relative <= tolerance
 
 
-def output_error(name: str, found: np.ndarray, expected: np.ndarray) -> OutputError:
-    """Compares one output; infinities and NaNs must lie at the same places, integers and booleans be equal."""
+def output_error(name: str, found: np.ndarray, expected: np.ndarray, average: bool = False) -> OutputError:
+    """Compares one output; infinities and NaNs must lie at the same places, integers and booleans be equal. `average`:
+    by the root mean square of errors."""
     if found.shape != expected.shape or found.dtype != expected.dtype:
         detail = f"{found.dtype}{list(found.shape)} where ONNX Runtime gives {expected.dtype}{list(expected.shape)}"
         return OutputError(name, float("inf"), float("inf"), detail)
@@ -53,6 +58,9 @@ def output_error(name: str, found: np.ndarray, expected: np.ndarray) -> OutputEr
     if not finite.any():
         return OutputError(name, 0.0, 0.0)
     error = float(np.abs(a[finite] - b[finite]).max())
+    if average:
+        size = float(np.linalg.norm(b[finite]))
+        return OutputError(name, error, float(np.linalg.norm(a[finite] - b[finite])) / max(size, 1e-6))
     if wide is np.complex128:
         spread = float(np.abs(b[finite]).max())
     else:
@@ -60,12 +68,19 @@ def output_error(name: str, found: np.ndarray, expected: np.ndarray) -> OutputEr
     return OutputError(name, error, error / max(spread, 1e-6))
 
 
-def compare(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> list[OutputError]:
-    """Every output compared; a missing one is an infinite error."""
+def default_tolerance(model: Model) -> float:
+    """What errors may reach where the user names no bound."""
+    return BF16_TOLERANCE if model.manifest["options"]["bf16"] else TOLERANCE
+
+
+def compare(
+    found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], average: bool = False
+) -> list[OutputError]:
+    """Every output compared, see output_error; a missing one is an infinite error."""
     errors = []
     for name, reference in expected.items():
         if name in found:
-            errors.append(output_error(name, found[name], np.asarray(reference)))
+            errors.append(output_error(name, found[name], np.asarray(reference), average))
         else:
             errors.append(OutputError(name, float("inf"), float("inf"), "not an output of the artifact"))
     return errors
@@ -73,9 +88,10 @@ def compare(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray])
 
 def verify(model: Model, reference: Run, samples: Iterable[Sample]) -> list[OutputError]:
     """The worst error of each output over all samples."""
+    average = bool(model.manifest["options"]["bf16"])
     worst: dict[str, OutputError] = {}
     for sample in samples:
-        for error in compare(model.run(sample), reference(sample)):
+        for error in compare(model.run(sample), reference(sample), average):
             if error.name not in worst or error.relative > worst[error.name].relative:
                 worst[error.name] = error
     return list(worst.values())
@@ -115,23 +131,26 @@ def _wrong_pass(
 
 def _wrong_region(graph: Graph, options: Options, sample: Sample, tolerance: float) -> str:
     from ..backends.build import build_artifact
-    from ..backends.cpu import lower
+    from ..backends.cpu import lower, store_bf16
     from ..backends.steps import Kernel
     from ..backends.target import Target
     from ..compiler.onnx.exporter import export_model
+    from ..passes.base import PassContext
 
     target = Target.parse(options.target)
     kernels = [s for s in lower(graph, target).steps if isinstance(s, Kernel)]
     values = dict.fromkeys(v for k in kernels for v in k.outputs)
     graph.set_outputs([*values], [v.name for v in values])
     reference = onnxruntime_runner(export_model(graph).SerializeToString())(sample)
+    if options.bf16:  # every region's result is an output here, and stays in float32
+        store_bf16(graph, target, PassContext())
     with tempfile.TemporaryDirectory(prefix="optc-verify-") as folder:
         path = Path(folder, "regions.optc")
         build_artifact(lower(graph, target), target, {"summary": {}}, path)
         found = load(path).run(sample)
     for kernel in kernels:
         for value in kernel.outputs:
-            error = output_error(value.name, found[value.name], reference[value.name])
+            error = output_error(value.name, found[value.name], reference[value.name], options.bf16)
             if not error.passes(tolerance):
                 where = f"{_described(value)} in region {kernel.name!r} ({kernel.provenance})"
                 return f"{where}: {error.relative:.1e} of its range"

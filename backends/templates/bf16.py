@@ -17,6 +17,7 @@ from ..kernels.amx import matmul_bf16 as amx_matmul
 from ..kernels.bf16 import conv, matmul
 from ..kernels.builder import product, static
 from ..kernels.matmul import MatmulSpec
+from ..packing import Packed
 from ..steps import Kernel, Param
 from .base import Anchor, template
 from .conv import conv_spec, is_plain_conv
@@ -38,13 +39,12 @@ def _call(anchor: Anchor, families: Sequence[Any], spec: Any, weights: Value, co
     """The kernel of one of the families for this node: x, packed weights, bias, then what the epilogue reads."""
     alpha, bias = attr_float(anchor.node, "alpha", 1.0), anchor.node.input(2)
     epilogue = anchor.epilogue() if alpha == 1.0 else anchor.epilogue(bias, alpha)
-    if bias is None or alpha != 1.0:
-        bias = np.zeros(columns, np.float32)
+    added: Param = np.zeros(columns, np.float32) if bias is None or alpha != 1.0 else bias
     chosen = anchor.choose(spec, *families)
     bits = np.asarray(weights.data).view(np.uint16)
-    packed = chosen.family.pack_weights(bits, spec, chosen.plan)
+    packed = Packed(bits, lambda array: chosen.family.pack_weights(array, spec, chosen.plan))
     func = chosen.family.build(spec, chosen.plan, epilogue)
-    params: list[Param] = [anchor.node.operand(0), packed, bias]
+    params: list[Param] = [anchor.node.operand(0), packed, added]
     return anchor.kernel(func, params, epilogue, str(chosen))
 
 

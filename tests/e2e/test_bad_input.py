@@ -123,7 +123,7 @@ def test_unknown_option_value(cli: Cli, tmp_path: Path, small: Path) -> None:
     refused(cli, tmp_path, 2, "NAME=", model=small, extra=("--shape", "x"))
 
 
-@pytest.mark.parametrize("option", ["--bf16", "--fp16", "--target=arm", "--target=cuda"])
+@pytest.mark.parametrize("option", ["--fp16", "--target=arm", "--target=cuda"])
 def test_what_a_later_version_brings(cli: Cli, tmp_path: Path, small: Path, option: str) -> None:
     refused(cli, tmp_path, 4, "version", model=small, extra=(option,))
 

@@ -30,11 +30,17 @@ def command(
     data: Annotated[Path | None, typer.Option(help="Samples: .npz, folder of .npz, or test_data_set folder.")] = None,
     shape: Shapes = None,
     seeds: Annotated[int, typer.Option(help="How many random samples, where no data are given.")] = 3,
-    tolerance: Annotated[float, typer.Option(help="Largest error, relative to the output's range.")] = 1e-4,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            help="Largest error over the output's range, or of bf16 the mean one. Default: 1e-4, of bf16 1/16."
+        ),
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     from ...backends.runtime.model import load
+    from ..verify import default_tolerance
     from ..verify_int8 import is_quantized
 
     compiled = load(artifact)
@@ -47,7 +53,7 @@ def command(
     if quantized or compiled.manifest.get("quantization"):
         _verify_int8(compiled, model, samples, printer, quantized=quantized, real=data is not None)
     else:
-        _verify_float(compiled, model, samples, printer, tolerance)
+        _verify_float(compiled, model, samples, printer, tolerance or default_tolerance(compiled))
 
 
 def _verify_float(compiled: Model, model: Path, samples: list[Sample], printer: Printer, tolerance: float) -> None:
@@ -67,7 +73,8 @@ def _verify_float(compiled: Model, model: Path, samples: list[Sample], printer: 
         if compiled.manifest["summary"]["fallback"]:  # such a graph cannot be written as ONNX between two passes
             raise
         saved = compiled.manifest["options"]
-        options = Options(saved["target"], {k: tuple(v) for k, v in saved["shapes"].items()}, prune=saved["prune"])
+        shapes = {k: tuple(v) for k, v in saved["shapes"].items()}
+        options = Options(saved["target"], shapes, prune=saved["prune"], bf16=saved["bf16"])
         raise CheckError(
             f"{error.message}. First departure: {first_departure(model, options, samples[0], tolerance)}"
         ) from error
