@@ -28,6 +28,8 @@ Kind = Literal["probabilities", "logits", "values"]
 Arrays = Mapping[str, np.ndarray]
 
 TOLERANCE = 0.02
+FLOATS_TOLERANCE = 1e-3
+"""What another order of float arithmetic may make of a value: the tolerance where a loss of 0 is asked for."""
 _FEW_CLASSES = 5
 """A product of fewer columns may be a regression: boxes have four."""
 _SAME = 1e-3
@@ -56,12 +58,15 @@ def _kind(value: Value) -> Kind:
 
 
 class Agreement:
-    """The score of runs against a reference's results, which are computed once, on `samples`; a `Metric`.
+    """The score of runs against a reference's results, which are computed once, on `samples`; a `Metric`. `tolerance`
+    of values is a share of the range.
 
     Raises what `reference` raises.
     """
 
-    def __init__(self, kinds: Mapping[str, Kind], reference: Run, samples: Iterable[Arrays]) -> None:
+    def __init__(
+        self, kinds: Mapping[str, Kind], reference: Run, samples: Iterable[Arrays], tolerance: float = TOLERANCE
+    ) -> None:
         self._kinds = dict(kinds)
         self._samples = list(samples)
         self._expected: list[dict[str, _Expected]] = []
@@ -71,7 +76,7 @@ class Agreement:
             self._states.append(_carried(sample, before))
             before = reference(sample)
             self._expected.append({n: _Expected(kinds[n], a) for n, a in before.items()})
-        self._tolerance = {n: TOLERANCE * _span([e[n].ends for e in self._expected if n in e]) for n in self._kinds}
+        self._tolerance = {n: tolerance * _span([e[n].ends for e in self._expected if n in e]) for n in self._kinds}
 
     @property
     def calls_in_a_row(self) -> int:

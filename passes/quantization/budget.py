@@ -28,7 +28,7 @@ from ...compiler.macs import macs
 from ...compiler.options import Metric, Run
 from ...compiler.printing import print_graph
 from ...compiler.types import substitute
-from .agreement import Agreement, kinds_of
+from .agreement import FLOATS_TOLERANCE, TOLERANCE, Agreement, kinds_of
 from .execute import Runner, Sample
 from .measure import agreement
 from .whatif import FLOAT, WhatIf
@@ -139,7 +139,7 @@ def walk(
     run = Runner(study.graph).run
     decisions, calls = None, 0
     if metric is None:
-        compared = Agreement(kinds_of(study.graph), run, samples)
+        compared = Agreement(kinds_of(study.graph), run, samples, TOLERANCE if budget else FLOATS_TOLERANCE)
         decisions, calls, metric = compared.decisions, compared.calls_in_a_row, compared
         reference = 1.0
     else:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from helpers import graph_of
 from onnx import helper
 from optc.compiler.errors import CalibrationError
 from optc.compiler.onnx.importer import import_model
@@ -124,6 +125,15 @@ def test_steps_of_other_data_are_not_believed(found: Study, samples: Samples, tm
     after = walk(found, 0.05, samples=samples, state=state)
     assert after.decisions == 8 * (before.decisions or 0)
     assert before.steps[0].score != after.steps[0].score
+
+
+def test_a_budget_of_zero_allows_values_no_tolerance() -> None:
+    text = "graph g(%x: f32[4, 8]) {\n  %w: f32[8, 3] = const random(1)\n  %y = MatMul(%x, %w)\n  return %y\n}"
+    rng = np.random.default_rng(0)
+    data = [{"x": rng.standard_normal((4, 8)).astype(np.float32)} for _ in range(8)]
+    subject = study(graph_of(text), Calibration(data))
+    assert not walk(subject, 0.01, samples=data).best.float_layers
+    assert walk(subject, 0.0, samples=data).best.int8_share == 0
 
 
 def test_steps_of_other_code_are_not_believed(
