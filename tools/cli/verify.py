@@ -33,7 +33,7 @@ def command(
     tolerance: Annotated[
         float | None,
         typer.Option(
-            help="Largest error over the output's range, or of bf16 the mean one. Default: 1e-4, of bf16 1/16."
+            help="Largest error over the output's range; of bf16 the mean one. Default: 1e-4; 1/16."
         ),
     ] = None,
     json: Json = False,
