@@ -37,7 +37,8 @@ from .builder import (
 )
 from .matmul import PARALLEL_MACS, guess
 from .rows import fold_local
-from .tile import Panels, RegisterTile, Rows, Run, register_tile, row_tiles, store_lanes, tiles
+from .tile import Panels, RegisterTile, Rows, Run, register_tile, row_tiles, store_lanes
+from .tiling import tiles
 
 BHSD, BSHD = "BHSD", "BSHD"
 LOWEST = -3.4028234663852886e38

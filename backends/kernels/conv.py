@@ -52,11 +52,11 @@ from .tile import (
     Rows,
     Run,
     floats,
-    is_far,
+    later_panel,
     row_tiles,
-    steps_ahead,
     tile_to_output,
 )
+from .tiling import AHEAD_BYTES_IN_L2, is_far, is_spread, steps_ahead
 from .winograd import WinogradPlan
 
 __all__ = ["AnyPlan", "ConvPlan", "ConvSpec", "build", "direct_plans", "pack_weights", "plans"]
@@ -70,7 +70,8 @@ class ConvPlan:
     """Register tile of `height` x `width` output pixels; `strip` output rows (a multiple of `height`) are a task's
     share; `groups` parts of the panels are separate tasks; `workers` tasks at a time have scratch memory;
     panels are fetched `ahead` steps of k before their use (0: not), pixels `a_ahead` elements; `touch`: lines of the
-    output and of a residual are fetched before they are used; `taps` of a kernel row (1 or all) are walked side by
+    output and of a residual are fetched before they are used; `spread` tiles share in fetching the next panel (0: not);
+    `taps` of a kernel row (1 or all) are walked side by
     side; `clip`: tiles leave out the taps that lie beyond the border instead of reading a padded copy, for tiles of
     one row with all taps side by side, a width that is known and a border of zeros."""
 
@@ -85,6 +86,7 @@ class ConvPlan:
     clip: bool = False
     a_ahead: int = 0
     touch: bool = False
+    spread: int = 0
 
 
 AnyPlan = ConvPlan | MatmulPlan | WinogradPlan
@@ -134,7 +136,11 @@ def direct_plans(
             touch = 4 * (outputs + images * guess(g.size[1]) * guess(g.pitch)) + weights > target.l2 // 2
             if int(product(g.kernel)) == 1 and spec.c_in // spec.group >= LINE_BYTES // 4:
                 a_ahead = LINE_BYTES // 4
-        yield ConvPlan(tile, th, tw, strip, groups, workers, ahead, taps, clip, a_ahead, touch)
+        turns = -(-min(strip, height) // th) * -(-guess(g.out[2]) // tw)
+        spread = 0
+        if arithmetic == F32 and spec.group == 1 and static(g.out[2]) and is_spread(weights, turns, target):
+            ahead, spread = AHEAD_BYTES_IN_L2 // (4 * tile.panel * taps), turns
+        yield ConvPlan(tile, th, tw, strip, groups, workers, ahead, taps, clip, a_ahead, touch, spread)
 
 
 def pack_weights(array: np.ndarray, spec: ConvSpec, plan: AnyPlan) -> np.ndarray:
@@ -367,6 +373,8 @@ def _strip(
             pixels = [(dy, dx) for dy in range(th) for dx in range(tw)]
             walk = _clip(kb, g, run, c, oy, ox, tw) if plan.clip else run
             rows = Rows(kb.let(base, "base"), [dy * y_step + dx * x_step for dy, dx in pixels], plan.a_ahead)
+            turn = floordiv(oy - top, plan.height) * ceildiv(g.out[2], plan.width) + floordiv(ox, plan.width)
+            later = later_panel(kb, b_base, steps // run.taps, width * run.taps, turn, plan.spread)
             first = kb.let((image * g.out[1] + oy) * g.out[2] + ox, "pixel")
             out_rows = [first + dy * g.out[2] + dx for dy, dx in pixels]
 
@@ -378,7 +386,7 @@ def _strip(
 
             tile_to_output(
                 kb, replace(plan.tile, rows=len(pixels)), source, rows, walk,
-                Panels(w, b_base, width, plan.ahead), number,
+                Panels(w, b_base, width, plan.ahead, later), number,
                 output, out_rows, index, first_column=group * each,
             )  # fmt: skip
 

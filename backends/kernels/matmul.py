@@ -44,12 +44,11 @@ from .tile import (
     Rows,
     Run,
     floats,
-    is_near,
+    later_panel,
     row_tiles,
-    steps_ahead,
     tile_to_output,
-    tiles,
 )
+from .tiling import AHEAD_BYTES_IN_L2, is_near, is_spread, steps_ahead, tiles
 
 GUESS = 128
 """What a dim is taken to be in estimates where it is known only at run time."""
@@ -95,7 +94,8 @@ class MatmulPlan:
     """`row_block` rows of A (a multiple of the tile's) stay in L2 while the panels of B pass; `groups` parts of the
     panels are separate tasks; panels are fetched `ahead` steps of k before their use (0: not), A's rows `a_ahead`
     elements; `workers` tasks at a time have scratch memory where the arithmetic copies A; `touch`: lines of the output
-    and of a residual are fetched before they are used."""
+    and of a residual are fetched before they are used; while a panel is used, `spread` tiles of rows share in fetching
+    the next one from beyond L2 (0: not)."""
 
     tile: RegisterTile
     row_block: int
@@ -105,6 +105,7 @@ class MatmulPlan:
     workers: int = 1
     a_ahead: int = 0
     touch: bool = False
+    spread: int = 0
 
 
 def guess(dim: Dim) -> int:
@@ -146,7 +147,11 @@ def plans(spec: MatmulSpec, target: Target, arithmetic: Arithmetic | None = None
             elif panels >= wanted:
                 groups = wanted
         workers = target.num_cores if parallel else 1
-        yield MatmulPlan(tile, -(-row_tiles_ // blocks) * tile.rows, groups, parallel, ahead, workers, a_ahead, touch)
+        block = -(-row_tiles_ // blocks)
+        spread = block if arithmetic == F32 and spec.constant_b and is_spread(weights, block, target) else 0
+        if spread:
+            ahead = AHEAD_BYTES_IN_L2 // (4 * tile.panel)
+        yield MatmulPlan(tile, block * tile.rows, groups, parallel, ahead, workers, a_ahead, touch, spread)
 
 
 def _elements_ahead(spec: MatmulSpec, tile: RegisterTile, target: Target) -> int:
@@ -280,6 +285,11 @@ def _multiply(
         with kb.loop(mine, "p") as p:
             number = kb.let(group * per_group + p, "panel")
 
+            def panel(start: Dim) -> Panels:
+                at = kb.let(b_base + number * panel_size, "b_at")
+                turn = floordiv(start, plan.tile.rows) - block * (plan.row_block // plan.tile.rows)
+                return Panels(b, at, pitch, plan.ahead, later_panel(kb, at, steps, width, turn, plan.spread))
+
             def one(start: Dim, count: int) -> None:
                 steps = (1, m) if spec.trans_a else (k, 1)
                 offsets = [i * steps[0] for i in range(count)]
@@ -287,7 +297,7 @@ def _multiply(
                 out_rows = [kb.let(outer * m + start, "out_row") + i for i in range(count)]
                 tile_to_output(
                     kb, replace(plan.tile, rows=count), source, rows, Run((), k, steps[1], slack=scratch is not None),
-                    Panels(b, b_base + number * panel_size, pitch, plan.ahead), number, output, out_rows,
+                    panel(start), number, output, out_rows,
                     lambda i: [out_rows[0] + i] if _is_flat(output) else [*index, start + i],
                 )  # fmt: skip
 

@@ -8,8 +8,7 @@ A, B and the sums are made of, and how many k one instruction takes, is the tile
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from dataclasses import dataclass, field
 
 from tvm import tirx
 
@@ -33,8 +32,6 @@ from .builder import (
 
 L2_BYTES_PER_CYCLE = 20.0
 """What a core gets from its L2 in practice while it computes."""
-AHEAD_BYTES, AHEAD_BYTES_IN_L2 = 8 << 10, 4 << 10
-"""How far before its use a panel is fetched that comes from beyond L2, and from L2."""
 LINE_BYTES = 64
 B_LINE_CYCLES, A_LINE_CYCLES, A_LINE_CYCLES_NEAR = 0.75, 3.2, 1.25
 """What lines that come from L2 cost although they are fetched ahead, for filling L1 takes turns with the loads: of B;
@@ -207,12 +204,14 @@ class Run:
 @dataclass(frozen=True)
 class Panels:
     """A panel of B: its first element in a flat view, the elements from one step to the next, and how many steps ahead
-    it is fetched into L1 (0: not)."""
+    it is fetched into L1 (0: not). With `later` = (first element, elements a step) some of what comes after it is
+    fetched into L2, a bit in each step."""
 
     view: Expr
     base: Dim
     pitch: Dim
     ahead: int = 0
+    later: tuple[Dim, int] | None = None
 
 
 def register_tile(
@@ -242,6 +241,8 @@ def register_tile(
     def step(a_at: Dim, k: Dim, depth: int, part: int | None = None) -> None:
         """One step at `a_at`; or number `part` of those in the vectors there."""
         at_rows = [b.base + (k * run.taps + tap) * b.pitch for tap in range(run.taps)]
+        if b.later is not None:
+            kb.prefetch(b.view, b.later[0] + k * b.later[1], locality=2)
         if b.ahead:
             for row in at_rows:
                 for j in range(0, tile.panel * kind.depth, LINE_BYTES // itemsize(kind.b)):
@@ -420,49 +421,13 @@ def _equal(a: Expr, b: int) -> Expr:
     return value == b if value is not None else tirx.EQ(a, i64(b))
 
 
-@lru_cache(maxsize=4096)
-def tiles(
-    rows: int | None, columns: int, depth: int, target: Target, most_rows: int = 16, arithmetic: Arithmetic = F32
-) -> tuple[RegisterTile, ...]:
-    """Register tiles for a matrix of `rows` (None: many, unknown) x `columns` with `depth` products a sum, the cheapest
-    by estimate first."""
-    found: dict[RegisterTile, float] = {}
-    whole, columns = max(1, rows) if rows is not None else 1 << 12, max(1, columns)
-    in_l2 = columns * depth * itemsize(arithmetic.b) <= target.l2
-    for vectors in range(1, min(6, -(-columns // target.lanes)) + 1):
-        far = is_far(RegisterTile(1, vectors, target.lanes, arithmetic), depth, target)
-        for most in range(1, min(most_rows, whole) + 1):
-            blocks = -(-whole // most)
-            tile = RegisterTile(-(-whole // blocks), vectors, target.lanes, arithmetic)
-            if tile.fits(target):
-                found[tile] = estimate(tile, whole, columns, far, in_l2 and is_near(tile, depth, target))
-    return tuple(sorted(found, key=lambda t: (found[t], -t.rows)))
-
-
-def is_far(tile: RegisterTile, depth: int, target: Target) -> bool:
-    """Whether a panel of `depth` products a sum takes more than half of L1."""
-    return itemsize(tile.arithmetic.b) * tile.panel * depth > target.l1 // 2
-
-
-def is_near(tile: RegisterTile, depth: int, target: Target) -> bool:
-    """Whether L1 holds the rows of this tile and of the next, beside a panel."""
-    return 2 * itemsize(tile.arithmetic.held) * tile.rows * depth <= 0.6 * target.l1
-
-
-def steps_ahead(tile: RegisterTile, depth: int, b_bytes: int, target: Target, taps: int = 1) -> int:
-    """How many steps ahead to fetch panels of `depth` products a sum, of a B of this size: none if they stay in L1."""
-    step = tile.arithmetic.lane_bytes * tile.panel * taps
-    if b_bytes > target.l2 // 2:
-        return AHEAD_BYTES // step
-    return AHEAD_BYTES_IN_L2 // step if is_far(tile, depth, target) else 0
-
-
-def estimate(tile: RegisterTile, rows: int, columns: int, far: bool, near: bool) -> float:
-    """Cycles per step of k over a whole matrix (see RegisterTile.cycles)."""
-    full, rest = divmod(rows, tile.rows)
-    per_panel = full * tile.cycles(far, near=near)
-    per_panel += replace(tile, rows=rest).cycles(far, near=near) if rest else 0.0
-    return -(-columns // tile.panel) * per_panel
+def later_panel(kb: KernelBuilder, at: Dim, steps: Dim, width: int, turn: Dim, spread: int) -> tuple[Dim, int] | None:
+    """What tile number `turn` of `spread` fetches of the panel behind the one at `at`, of `steps` steps of `width`
+    elements (see Panels.later); None if nobody does."""
+    if not spread:
+        return None
+    share = -(-width // spread)
+    return kb.let(at + steps * width + turn * (steps * share), "later"), share
 
 
 def row_tiles(

@@ -48,20 +48,18 @@ from .builder import (
 from .convspec import ConvSpec
 from .matmul import PARALLEL_MACS, guess, pack_panels
 from .tile import (
-    AHEAD_BYTES_IN_L2,
     LINE_BYTES,
     Output,
     Panels,
     RegisterTile,
     Rows,
     Run,
-    is_near,
+    later_panel,
     row_tiles,
-    steps_ahead,
     store_lanes,
     tile_to_output,
-    tiles,
 )
+from .tiling import AHEAD_BYTES_IN_L2, is_near, is_spread, tiles
 
 POINTS = {2: (0.0, 1.0, -1.0), 4: (0.0, 0.75, -0.75, 1.5, -1.5)}
 """The finite points where polynomials are evaluated, by `out`; those that differ in sign stand side by side."""
@@ -78,7 +76,7 @@ class WinogradPlan:
     """Squares of `out` x `out` pixels; a task does `rows` rows of squares for one of `groups` parts of the panels, in
     products of `tile`; `workers` tasks at a time have scratch memory. The sums of `part` panels are held at a time:
     with all of them, each weight is read once for the squares of a task, with few, the sums stay in cache. `ahead`,
-    `a_ahead`: see MatmulPlan."""
+    `a_ahead`, `spread`: see MatmulPlan."""
 
     tile: RegisterTile
     out: int
@@ -88,6 +86,7 @@ class WinogradPlan:
     workers: int
     ahead: int
     a_ahead: int
+    spread: int = 0
 
 
 def is_possible(spec: ConvSpec) -> bool:
@@ -132,8 +131,11 @@ def _plan(spec: ConvSpec, out: int, target: Target) -> WinogradPlan:
     tile = tiles(rows * width, spec.c_out // groups, spec.c_in, target)[0]
     part = 1 if few else -(-spec.c_out // groups // tile.panel)
     a_ahead = tile.rows * spec.c_in if is_near(tile, spec.c_in, target) else LINE_BYTES // 4
-    ahead = max(steps_ahead(tile, spec.c_in, weights, target), AHEAD_BYTES_IN_L2 // (4 * tile.panel))
-    return WinogradPlan(tile, out, rows, part, groups, workers, ahead, a_ahead if spec.c_in >= LINE_BYTES // 4 else 0)
+    ahead, turns = AHEAD_BYTES_IN_L2 // (4 * tile.panel), -(-rows * width // tile.rows)
+    return WinogradPlan(
+        tile, out, rows, part, groups, workers, ahead, a_ahead if spec.c_in >= LINE_BYTES // 4 else 0,
+        turns if is_spread(weights, turns, target) else 0,
+    )  # fmt: skip
 
 
 def _cycles(spec: ConvSpec, plan: WinogradPlan, target: Target) -> float:
@@ -281,10 +283,11 @@ class _Kernel:
 
             def one(start: Dim, count: int) -> None:
                 rows = Rows(rows_at + start * c, [i * c for i in range(count)], plan.a_ahead)
+                later = later_panel(kb, b_at, c, tile.panel, floordiv(start, tile.rows), plan.spread)
                 tile_to_output(
                     kb, replace(tile, rows=count), self.scratch, rows, Run((), c),
-                    Panels(self.w, b_at, tile.panel, plan.ahead), panel, output, [start + i for i in range(count)],
-                    lambda i: [], first_column=sums_at,
+                    Panels(self.w, b_at, tile.panel, plan.ahead, later), panel, output,
+                    [start + i for i in range(count)], lambda i: [], first_column=sums_at,
                 )  # fmt: skip
 
             row_tiles(kb, tile.rows, self.squares, one)
