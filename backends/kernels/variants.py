@@ -23,8 +23,8 @@ BLOCKS: dict[str, Callable[[Any], int]] = {
 """Fields that say how much a task does before it goes on, and what each is a multiple of (0: it is no such thing)."""
 PARTS = ("groups", "parts")
 """How many threads share the columns."""
-HINTS: dict[str, Any] = {"ahead": 0, "a_ahead": 0, "touch": False}
-"""What fetches data before its use, and how it is turned off."""
+HINTS = ("ahead", "a_ahead", "touch")
+"""What fetches data before its use; nothing legal depends on it."""
 
 
 def variants(spec: Any, plan: Any, target: Target) -> Iterator[Any]:
@@ -42,11 +42,12 @@ def variants(spec: Any, plan: Any, target: Target) -> Iterator[Any]:
             yield from (replace(plan, **{part: n}) for n in sorted(splits - {getattr(plan, part)}))
     if is_parallel(plan):
         yield replace(plan, **{n: v for n, v in _SERIAL.items() if n in names})
-    for name, off in HINTS.items():
-        if name in names and getattr(plan, name):
-            yield replace(plan, **{name: off})
-    if getattr(plan, "ahead", 0):
-        yield replace(plan, ahead=plan.ahead * 2)
+    for name in HINTS:
+        value = getattr(plan, name, 0)
+        if value:
+            yield replace(plan, **{name: type(value)(0)})
+        if value and name == "ahead" and not isinstance(value, bool):
+            yield replace(plan, ahead=value * 2)
 
 
 _SERIAL = {"parallel": False, "workers": 1, "groups": 1, "parts": 1}
