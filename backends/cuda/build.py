@@ -9,8 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..runtime.toolchain import RUNTIME_FOLDER, find_compiler
 from ..build import Compiled
+from ..runtime.toolchain import RUNTIME_FOLDER, find_compiler
 from .source import device_code
 from .target import CudaTarget
 from .toolchain import assemble

@@ -15,7 +15,7 @@ from tvm import tirx
 
 from ..kernels.builder import Epilogue, Expr, KernelBuilder, buffer, i64, known, product, result_dtype
 from ..target import Target
-from .gemm import GemmSpec
+from .gemm import Arithmetic, GemmSpec
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,9 @@ def build(spec: GemmSpec, plan: ThreadPlan, epilogue: Epilogue | None = None, bo
             outside = tirx.const(0, arithmetic.x) if border is None else border
             if not (isinstance(inside, bool) and inside):
                 value = tirx.if_then_else(inside, value, outside)
-            kb.store(acc, 0, _multiply_add(value, kb.load(panel, number * channels + channel), kb.load(acc, 0)))
+            kb.store(
+                acc, 0, _multiply_add(arithmetic, value, kb.load(panel, number * channels + channel), kb.load(acc, 0))
+            )
 
         _walk(kb, spec, batch, pixel, tap)
         at = [element] if epilogue is None else _indices(kb, element, [batch, *pixel], channels, epilogue)
@@ -94,8 +96,8 @@ def _walk(kb: KernelBuilder, spec: GemmSpec, batch: Expr, pixel: list[Expr], tap
     walk(0, True, batch, i64(0))
 
 
-def _multiply_add(a: Expr, b: Expr, c: Expr) -> Expr:
+def _multiply_add(arithmetic: Arithmetic, a: Expr, b: Expr, c: Expr) -> Expr:
     """a * b + c: of floats rounded once, of integers in 32 bits."""
-    if str(c.dtype) == "float32":
+    if arithmetic.sums == "float32":
         return tirx.call_pure_extern("float32", "fmaf", a, b, c)
     return c + tirx.Cast("int32", a) * tirx.Cast("int32", b)

@@ -8,7 +8,7 @@ from typing import Any
 from tvm import tirx
 
 from ...compiler.types import Shape
-from ..kernels.builder import i64, product, static
+from ..kernels.builder import i64, product
 from ..kernels.nest import Nest
 from ..kernels.pointwise import Group
 

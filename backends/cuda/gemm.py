@@ -155,9 +155,8 @@ def build(spec: GemmSpec, plan: GemmPlan, epilogue: Epilogue | None = None, bord
         image = [*_image(kb, spec, x), zero if border is None else border]
         parts = (plan.rows, plan.columns, plan.warps_m, plan.warps_n, plan.stages)
         function = f"optc::gemm<optc::{arithmetic.name}, {', '.join(map(str, parts))}>"
-        kb.call(
-            function, address(sums, 0), address(kb.flat(weights), 0), number(rows), number(columns), number(spec.steps), *image
-        )  # fmt: skip
+        sizes = map(number, (rows, columns, spec.steps))
+        kb.call(function, address(sums, 0), address(kb.flat(weights), 0), *sizes, *image)
         warp, lane = kb.let(floordiv(thread, WARP), "warp"), kb.let(floormod(thread, WARP), "lane")
         warp_m, warp_n = floordiv(warp, plan.warps_n), floormod(warp, plan.warps_n)
         first_m = kb.let(block_m * plan.rows + warp_m * (tiles_m * 16) + floordiv(lane, 4), "first_row")
@@ -169,7 +168,9 @@ def build(spec: GemmSpec, plan: GemmPlan, epilogue: Epilogue | None = None, bord
                 with kb.unrolled(tiles_n * 2, "j") as j:
                     column = kb.let(first_n + floordiv(j, 2) * 8 + floormod(j, 2), "column")
                     with kb.when(column < columns):
-                        which = floordiv(i, 2) * (tiles_n * 4) + floordiv(j, 2) * 4 + floormod(i, 2) * 2 + floormod(j, 2)
+                        which = (
+                            floordiv(i, 2) * (tiles_n * 4) + floordiv(j, 2) * 4 + floormod(i, 2) * 2 + floormod(j, 2)
+                        )
                         channel = kb.let(group * columns + column, "channel") if conv.group > 1 else column
                         value = kb.load(sums, which)
                         result = value if epilogue is None else epilogue(value, [*at, channel], 1)

@@ -116,7 +116,9 @@ def _by_dims(extent: Any, setup: Sequence[Any]) -> Any | None:
     """The extent in terms of the kernel's dims alone: names resolved; None if it depends on data."""
     names = {s.var: s.value for s in setup if isinstance(s, tirx.Bind)}
     for _ in range(len(names) + 1):
-        extent = tvm_ffi.structural_map(extent, (tirx.Var, lambda v: next((e for n, e in names.items() if n.same_as(v)), v)))
+        extent = tvm_ffi.structural_map(
+            extent, (tirx.Var, lambda v: next((e for n, e in names.items() if n.same_as(v)), v))
+        )
     loads: list[Any] = []
     tvm_ffi.structural_walk(extent, (tvm.ir.TensorLoad, loads.append))
     return None if loads else tvm.sym.Analyzer().simplify(extent)

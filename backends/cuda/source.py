@@ -1,7 +1,7 @@
 """Device functions as CUDA C, printed by TVM's code generator, and the C stubs that launch them.
 
-The C symbol of a kernel is the same as on a CPU, `int32_t NAME(void* buffer0, ..., int64_t dim0, ...)`; here it enqueues
-the kernel's launches on the context's stream.
+The C symbol of a kernel is the same as on a CPU, `int32_t NAME(void* buffer0, ..., int64_t dim0, ...)`; here it
+enqueues the kernel's launches on the context's stream.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ..cexpr import c_dim
 from ..codegen import signature
 from ..kernels.bindings import to_locals
 from ..kernels.dims import dim_of
+from ..kernels.exprs import dtype_of
 from .grid import Launch, launches
 from .target import CudaTarget
 
@@ -53,7 +54,9 @@ def device_code(kernels: Mapping[str, Any], target: CudaTarget) -> DeviceCode:
         f"const char* const optc_cuda_functions[] = {{{names or '0'}}};",
         f"const int32_t optc_cuda_num_functions = {len(functions)};",
     ]
-    return DeviceCode(HEADER.read_text("utf-8") + _print(functions, target), tuple(functions), "\n".join([*tables, *stubs, ""]))
+    return DeviceCode(
+        HEADER.read_text("utf-8") + _print(functions, target), tuple(functions), "\n".join([*tables, *stubs, ""])
+    )
 
 
 def _stub(name: str, func: Any, parts: Sequence[Launch], first: int) -> str:
@@ -132,10 +135,12 @@ def _device_intrinsics(func: Any) -> Any:
     """LLVM's intrinsics in the words of CUDA. Fences go: nvcc is told to fuse no products with sums (--fmad=false)."""
 
     def visit(call: Any) -> Any:
+        if getattr(call.op, "name", "") == "tirx.reinterpret":
+            return _same_bits(call)
         if getattr(call.op, "name", "") != "tirx.call_llvm_pure_intrin":
             return call
-        name, *args = call.args
-        intrinsic = tvm.get_global_func("target.llvm_get_intrinsic_name")(name)
+        number, *args = call.args
+        intrinsic = tvm.get_global_func("target.llvm_get_intrinsic_name")(int(number))
         if intrinsic == "llvm.arithmetic.fence":
             return args[0]
         if intrinsic == "llvm.lrint":
@@ -143,6 +148,25 @@ def _device_intrinsics(func: Any) -> Any:
         raise UnsupportedError(f"the instruction {intrinsic} does not exist on a GPU")
 
     return func.with_body(tvm_ffi.structural_map(func.body, (Call, visit)))
+
+
+_BITS = {
+    ("int32", "float32"): "__int_as_float",
+    ("uint32", "float32"): "__uint_as_float",
+    ("float32", "int32"): "__float_as_int",
+    ("float32", "uint32"): "__float_as_uint",
+    ("int64", "float64"): "__longlong_as_double",
+    ("float64", "int64"): "__double_as_longlong",
+}
+
+
+def _same_bits(call: Any) -> Any:
+    """A reinterpretation as a call: the printer takes the address of its operand, which a number has none of."""
+    (value,) = call.args
+    before, after = dtype_of(value), dtype_of(call)
+    if (before, after) in _BITS:
+        return tirx.call_pure_extern(after, _BITS[before, after], value)
+    return tirx.Cast(after, value) if "float" not in before + after else call
 
 
 def _stable(source: str) -> str:

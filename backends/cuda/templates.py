@@ -18,10 +18,10 @@ from ..kernels.dot.bias import Biased
 from ..kernels.softmax import SoftmaxSpec
 from ..packing import Packed
 from ..steps import Kernel, Param
+from ..templates.attention import attention_spec
 from ..templates.base import Anchor, Template
 from ..templates.conv import conv_spec, is_plain_conv
 from ..templates.matmul import is_row
-from ..templates.attention import attention_spec
 from ..templates.norm import norm_over_last, norm_spec, softmax_over_last
 from . import depthwise, gemm, rows
 

@@ -1,7 +1,7 @@
 """From CUDA C to what the driver loads: nvcc, from the system or from PyPI, and what its assembler reports.
 
-Products are not fused with sums (--fmad=false): what a kernel computes in float32 has the same bits as on a CPU. Where a
-fused product is wanted, the kernel says so.
+Products are not fused with sums (--fmad=false): what a kernel computes in float32 has the same bits as on a CPU. Where
+a fused product is wanted, the kernel says so.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from pathlib import Path
 from ...compiler.errors import OptcError, TargetError
 
 HINT = (
-    "Install it with `pip install nvidia-cuda-nvcc nvidia-cuda-runtime nvidia-cuda-cccl`, with the CUDA toolkit, or set "
-    "OPTC_NVCC"
+    "Install it with `pip install nvidia-cuda-nvcc nvidia-cuda-runtime nvidia-cuda-cccl`, with the CUDA toolkit, "
+    "or set OPTC_NVCC"
 )
 _FLAGS = ("-std=c++17", "-O3", "--fmad=false", "-Xptxas", "-v")
 
@@ -72,7 +72,9 @@ def assemble(source: str, architectures: Sequence[str]) -> tuple[bytes, list[Usa
 
 def _gencode(architectures: Sequence[str]) -> list[str]:
     numbers = [name.removeprefix("sm_") for name in architectures]
-    flags = [f"arch=compute_{n},code=sm_{n}" for n in numbers] + [f"arch=compute_{numbers[0]},code=compute_{numbers[0]}"]
+    flags = [f"arch=compute_{n},code=sm_{n}" for n in numbers] + [
+        f"arch=compute_{numbers[0]},code=compute_{numbers[0]}"
+    ]
     return [part for flag in flags for part in ("-gencode", flag)]
 
 

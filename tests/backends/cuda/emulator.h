@@ -241,6 +241,19 @@ T __shfl_down_sync(unsigned, T value, int by, int width = 32) {
 }
 
 inline int __float2int_rn(float x) { return static_cast<int>(std::nearbyintf(x)); }
+template <class To, class From>
+To same_bits(From value) {
+  To out;
+  static_assert(sizeof(To) == sizeof(From));
+  std::memcpy(&out, &value, sizeof(To));
+  return out;
+}
+inline float __int_as_float(int x) { return same_bits<float>(x); }
+inline float __uint_as_float(unsigned x) { return same_bits<float>(x); }
+inline int __float_as_int(float x) { return same_bits<int>(x); }
+inline unsigned __float_as_uint(float x) { return same_bits<unsigned>(x); }
+inline double __longlong_as_double(long long x) { return same_bits<double>(x); }
+inline long long __double_as_longlong(double x) { return same_bits<long long>(x); }
 inline int __dp4a(int a, int b, int c) {
   for (int i = 0; i < 4; i++) c += static_cast<int8_t>(a >> 8 * i) * static_cast<int8_t>(b >> 8 * i);
   return c;
