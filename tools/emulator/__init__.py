@@ -22,7 +22,7 @@ import numpy as np
 from ...backends.runtime.artifact import read_artifact
 from ...backends.runtime.host import architecture, runs_here
 from ...backends.runtime.model import Port
-from ...backends.runtime.toolchain import RUNTIME_FOLDER, cache_folder, cross_prefix, find_compiler
+from ...backends.runtime.toolchain import RUNTIME_FOLDER, Compiler, cache_folder, cross_prefix, find_compiler
 from ...backends.runtime.types import NUMBERS, dtype_of, numpy_dtype
 from ...backends.target import Target
 from ...compiler.errors import OptcError, ShapeError, TargetError
@@ -49,14 +49,18 @@ def missing(target: Target) -> str | None:
     return None
 
 
-def qemu(triple: str) -> list[str]:
-    """The command that runs a program of `triple`; empty where the host does. Raises TargetError if there is none."""
-    if runs_here(triple):
+def qemu(triple: str, *, plugins: bool = False) -> list[str]:
+    """The command that runs a program of `triple`; empty where the host does. Raises TargetError if there is none.
+
+    `plugins`: one that loads plugins, which a static program cannot.
+    """
+    if runs_here(triple) and not plugins:
         return []
     name = QEMU.get(architecture(triple), "")
-    path = (shutil.which(f"{name}-static") or shutil.which(name)) if name else None
-    if path is None:
-        raise TargetError(f"no emulator for {triple} was found", hint="Install one: apt-get install qemu-user-static")
+    path = (not plugins and shutil.which(f"{name}-static")) or (name and shutil.which(name))
+    if not path:
+        package = "qemu-user" if plugins else "qemu-user-static"
+        raise TargetError(f"no emulator for {triple} was found", hint=f"Install one: apt-get install {package}")
     return [path, "-L", f"/usr/{cross_prefix(triple)}"]
 
 
@@ -66,18 +70,34 @@ def _text(value: str) -> bytes:
 
 
 def build_server(triple: str) -> Path:
-    """The server for a target, compiled once: its name holds a hash of its sources and of the compiler."""
-    compiler = find_compiler(triple)
-    headers = [RUNTIME_FOLDER / name for name in ("loader.h", "optc.h")]
-    digest = hashlib.sha256(repr((compiler.command, compiler.version)).encode())
-    for path in (*SOURCES, *headers):
+    """The server for a target."""
+    return _built("server", find_compiler(triple), SOURCES, ("-std=c11", "-O2", f"-I{RUNTIME_FOLDER}"))
+
+
+def counting_plugin() -> Path:
+    """QEMU's plugin that counts instructions; its count is printed when the process ends (see `count_of`)."""
+    return _built("count", find_compiler(), (Path(__file__).parent / "count.c",), ("-O2", "-shared", "-fPIC"))
+
+
+def count_of(said: str) -> int:
+    """The instructions that the plugin counted, from what the process printed. Raises EmulatedError if it did not."""
+    lines = [line for line in said.splitlines() if line.startswith("instructions ")]
+    if not lines:
+        raise EmulatedError(f"no instructions were counted: {said[-200:]}")
+    return int(lines[-1].split()[1])
+
+
+def _built(name: str, compiler: Compiler, sources: Sequence[Path], flags: Sequence[str]) -> Path:
+    """A program compiled once: its name holds a hash of its sources, headers, flags and the compiler."""
+    digest = hashlib.sha256(repr((compiler.command, compiler.version, tuple(flags))).encode())
+    for path in (*sources, *sorted(RUNTIME_FOLDER.glob("*.h"))):
         digest.update(path.read_bytes())
-    program = cache_folder() / "runtime" / f"server-{digest.hexdigest()[:24]}"
+    program = cache_folder() / "runtime" / f"{name}-{digest.hexdigest()[:24]}"
     if not program.exists():
         program.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=program.parent) as folder:
-            fresh = Path(folder, "server")
-            compiler.run("-std=c11", "-O2", f"-I{RUNTIME_FOLDER}", *SOURCES, "-o", fresh, "-ldl", "-lpthread")
+            fresh = Path(folder, name)
+            compiler.run(*flags, *sources, "-o", fresh, "-ldl", "-lpthread")
             os.replace(fresh, program)
     return program
 
@@ -85,14 +105,15 @@ def build_server(triple: str) -> Path:
 class Emulator:
     """A process of another processor that runs artifacts. Close it, or use it in a `with` block.
 
-    `cpu` is QEMU's name of the processor to emulate ("max": every feature it knows), `options` more of its options.
+    `cpu` is QEMU's name of the processor to emulate ("max": every feature it knows), `plugin` one of its plugins.
     Raises TargetError where the compiler or QEMU is missing.
     """
 
-    def __init__(self, target: Target | str = "arm", cpu: str = "max", options: Sequence[str] = ()) -> None:
+    def __init__(self, target: Target | str = "arm", cpu: str = "max", plugin: Path | None = None) -> None:
         self.target = Target.parse(target) if isinstance(target, str) else target
-        emulator = qemu(self.target.triple)
-        command = [*emulator, *(["-cpu", cpu, *options] if emulator else []), str(build_server(self.target.triple))]
+        emulator = qemu(self.target.triple, plugins=plugin is not None)
+        options = ["-cpu", cpu, *(["-plugin", str(plugin)] if plugin else [])] if emulator else []
+        command = [*emulator, *options, str(build_server(self.target.triple))]
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the process)
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors)
 
@@ -139,6 +160,14 @@ class Emulator:
     @property
     def alive(self) -> bool:
         return self._process.poll() is None
+
+    def finish(self) -> str:
+        """Lets the process end by itself; what it printed on stderr."""
+        stdin: Any = self._process.stdin
+        stdin.close()
+        self._process.wait()
+        self._errors.seek(0)
+        return self._errors.read().decode(errors="replace")
 
     def close(self) -> None:
         """Ends the process."""
