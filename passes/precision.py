@@ -20,6 +20,7 @@ import numpy as np
 
 from ..compiler.ir import Graph, Node, Use, Value
 from ..compiler.ops.base import attr_float, attr_int, op_of
+from ..compiler.ops.fused import attention_dims, is_regular_attention
 from ..compiler.types import DType
 from .base import PassContext
 from .regions import Region
@@ -29,15 +30,18 @@ READS_THROUGH: dict[str, tuple[int, ...]] = {
     "RMSNormalization": (0,),
     "ReduceMean": (0,),
     "Resize": (0,),
+    "optc.Attention": (0, 1, 2),
     "optc.AveragePool": (0,),
     "optc.Conv": (0,),
     "optc.MaxPool": (0,),
 }
 """Ops with kernels that read these operands through a Cast from bf16 (optc.Conv: the depthwise ones, as all others are
-products)."""
+products; optc.Attention: of heads that are whole tiles)."""
 MOVES = frozenset({"Concat", "Expand", "Slice", "Split", "Tile", "Transpose", "optc.DepthToSpace"})
 """Ops that only move the elements of float operands; so do all views."""
 
+HEAD_UNIT = 32
+"""Elements of a head that a tile takes."""
 PRODUCTS = ("optc.ConvBF16", "optc.MatMulBF16")
 
 
@@ -129,7 +133,7 @@ class _Choice:
         if user in self.products:
             return use.slot == 0
         if op_of(user).pointwise or use.slot in READS_THROUGH.get(user.op, ()):
-            return user.op != "optc.Conv" or is_depthwise(user)
+            return _FORMS.get(user.op, _any_form)(user)
         return use.slot in _moved(user) and self._passes_on(user)
 
     def _passes_on(self, node: Node) -> bool:
@@ -139,14 +143,28 @@ class _Choice:
         return self._takes[node]
 
     def _writes(self, region: Region) -> bool:
-        """Whether a Cast behind the region becomes part of it: it ends pointwise or in an anchor that may be followed.
-        """
+        """Whether a Cast behind the region becomes part of it: it ends pointwise or in an anchor that may be followed."""
         last = region.last
         return op_of(last).pointwise or last in self.products or last.op in READS_THROUGH
 
     def _moves_on(self, node: Node) -> bool:
         moved = _moved(node)
         return bool(moved) and self._passes_on(node) and all(node.operand(i) in self.stored for i in moved)
+
+
+def _any_form(_: Node) -> bool:
+    return True
+
+
+def has_whole_tiles(node: Node) -> bool:
+    """An optc.Attention of heads whose sizes tiles of bfloat16 divide."""
+    if not is_regular_attention(node):
+        return False
+    return all(attention_dims(node, i)[3] % HEAD_UNIT == 0 for i in (0, 2))
+
+
+_FORMS: dict[str, Callable[[Node], bool]] = {"optc.Conv": is_depthwise, "optc.Attention": has_whole_tiles}
+"""For ops of READS_THROUGH of which only some read so."""
 
 
 def _moved(node: Node) -> Sequence[int]:

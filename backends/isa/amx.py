@@ -86,6 +86,11 @@ def release() -> Statement:
     return _call("llvm.x86.tilerelease")
 
 
+def zero(register: int) -> Statement:
+    """Sets all of a tile to zero."""
+    return _call("llvm.x86.tilezero", _immediate(register))
+
+
 def load(register: int, pointer: Expr, stride: Expr) -> Statement:
     """Reads a tile whose rows lie `stride` bytes (int64) apart; with a stride of 0 all rows are the same."""
     return _call("llvm.x86.tileloadd64", _immediate(register), pointer, stride)

@@ -252,7 +252,7 @@ class _Tile:
 
             register_tile(kb, tile, of.q.view, queries, Run((), size), keys, put)
         with kb.loop(self.count, "r") as r:
-            _Row(self, r, first, length).softmax()
+            ScoreRow(self, r, first, length).softmax()
         rows = Rows(self.scores, [i * of.score_pitch for i in range(self.count)])
         whole = self.spec.value_size // panel
         with kb.loop(whole, "p") as p:
@@ -284,10 +284,13 @@ class _Tile:
         register_tile(kb, tile, of.work, rows, Run((), length), panels, put)
 
 
-class _Row:
-    """Row `r` of a tile in a block: scores become exponentials, and the row's maximum, sum and weight follow."""
+class ScoreRow:
+    """Row `r` of a tile in a block: scores become exponentials, and the row's maximum, sum and weight follow.
 
-    def __init__(self, tile: _Tile, r: Expr, first: Dim, length: Dim) -> None:
+    `tile` is a _Tile, or has what is used of one here.
+    """
+
+    def __init__(self, tile: Any, r: Expr, first: Dim, length: Dim) -> None:
         self.parent, self.kb, self.spec, self.lanes = tile, tile.kb, tile.spec, tile.tile.lanes
         self.r, self.first, self.length = r, first, length
         self.view = tile.of.work

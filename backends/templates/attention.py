@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ...compiler.ir import Node, Value
@@ -9,6 +11,7 @@ from ...compiler.ops.base import attr_float, attr_int, attr_str
 from ...compiler.ops.fused import BHSD, attention_dims, is_regular_attention
 from ...compiler.types import DType
 from ..kernels import attention
+from ..kernels.amx import attention as amx_attention
 from ..kernels.builder import Dim
 from ..steps import Kernel, Param
 from .base import Anchor, plain, template
@@ -45,8 +48,15 @@ def _attention(anchor: Anchor) -> Kernel | None:
     epilogue = anchor.epilogue()
     if epilogue is not None and epilogue.values:
         return None
-    plan = anchor.plan(attention, spec)
-    return anchor.kernel(attention.build(spec, plan, epilogue), params, epilogue, f"attention {plan}")
+    family: Any = attention
+    if anchor.region.before:  # Casts from bfloat16, which only the kernel on tiles reads through
+        short = {cast.outputs[0]: cast.operand(0) for cast in anchor.region.before}
+        if not short.keys() >= set(params[:3]) or not amx_attention.applies(spec, anchor.target):
+            return None
+        family, params = amx_attention, [*(short[anchor.node.operand(i)] for i in range(3)), *params[3:]]
+    plan = anchor.plan(family, spec)
+    name = family.__name__.rpartition("kernels.")[2].replace(".", " ")
+    return anchor.kernel(family.build(spec, plan, epilogue), params, epilogue, f"{name} {plan}")
 
 
 def _layouts(node: Node) -> tuple[str, str, str, str]:
