@@ -1,9 +1,10 @@
 """What inference costs on ARM, in executed instructions: optc beside ONNX Runtime, both under the same emulator.
 
 `python -m optc.tools.arm_cost ppocr-cls minilm-l3 --onnxruntime FOLDER`, FOLDER being the aarch64 wheel of onnxruntime
-unzipped (`pip download --no-deps --only-binary=:all: --platform manylinux_2_28_aarch64 onnxruntime`). It needs qemu-user, which
-loads plugins as qemu-user-static cannot. A count is the difference between a process that runs the model three times and one that runs it once, on one thread. Instructions are
-no times: they say nothing of caches and of how many a core takes at once.
+unzipped (`pip download --no-deps --only-binary=:all: --platform manylinux_2_28_aarch64 onnxruntime`). It needs
+qemu-user, which loads plugins as qemu-user-static cannot. A count is the difference between a process that runs the
+model three times and one that runs it once, on one thread. Instructions are no times: they say nothing of caches and of
+how many a core takes at once.
 """
 
 from __future__ import annotations
