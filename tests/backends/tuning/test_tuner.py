@@ -61,7 +61,7 @@ def test_a_worker_that_crashed_or_hung_is_replaced() -> None:
 
 
 def test_a_failure_costs_one_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuner, "TRIAL_SECONDS", 0.5)
+    monkeypatch.setattr(tuner, "TRIAL_SECONDS", 5.0)
     task = task_with("P(rows=8)", "crash P(rows=1)", "wrong P(rows=1)", "hang P(rows=1)", "refuse", "P(rows=4)")
     outcome = run(tmp_path / "db", task, exhaustive=True, seconds=None)
     assert (outcome.trials, outcome.failed) == (6, 4)
