@@ -7,7 +7,7 @@ import itertools
 import pytest
 from optc.backends import target
 from optc.backends.target import LEVELS, Target, names
-from optc.compiler.errors import TargetError, UnsupportedError
+from optc.compiler.errors import TargetError
 
 
 def test_levels_build_on_each_other() -> None:
@@ -58,10 +58,3 @@ def test_an_unknown_name_lists_the_choices() -> None:
         Target.parse("cpu:z80")
     assert caught.value.found == "cpu:z80"
     assert set(names()) >= {"cpu", "cpu:sapphirerapids"}
-
-
-@pytest.mark.parametrize("name", ["cuda", "cuda:sm_90"])
-def test_a_target_to_come_is_unsupported(name: str) -> None:
-    with pytest.raises(UnsupportedError, match="not available in this version") as caught:
-        Target.parse(name)
-    assert caught.value.exit_code == 4
