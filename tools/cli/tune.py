@@ -6,6 +6,8 @@ Examples: optc tune model.onnx --db plans.db --shape x=1x3x224x224 / optc tune m
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +22,8 @@ from .quantize import CalibrationData, CalibrationMethod, WeightFormat, calibrat
 DatabaseFile = Annotated[
     Path | None, typer.Option("--db", help="A tuning database, made by `optc tune`. Default: in the cache folder.")
 ]
+BUSY = 1.5
+"""Processes waiting for a core, beyond which measurements of several threads are not to be trusted."""
 TUNERS = ("plans", "metaschedule")
 
 
@@ -57,9 +61,17 @@ def command(
     from ...compiler.driver import tune_model
 
     printer = Printer(json, quiet)
+    busy = list(busy_lines())
     with printer.progress(model.name) as progress:
         data = calibration_data(calib, model) if calib else None
         outcome = tune_model(model, options, time_limit, trials, calibration=data, progress=progress)
     path = db or default_path()
-    lines = [*outcome.lines(), f"written to {path}; compile with --db {path}"]
+    lines = [*outcome.lines(), *busy, f"written to {path}; compile with --db {path}"]
     printer.show("\n".join(lines), outcome.as_dict() | {"db": str(path)})
+
+
+def busy_lines() -> Iterator[str]:
+    """A warning if other processes kept this machine busy for the last minute."""
+    load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
+    if load > BUSY * cores:
+        yield f"note: other work runs here (load {load:.1f} on {cores} cores): kernels of several threads look slow then"
