@@ -74,4 +74,4 @@ def busy_lines() -> Iterator[str]:
     """A warning if other processes kept this machine busy for the last minute."""
     load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
     if load > BUSY * cores:
-        yield f"note: other work runs here (load {load:.1f} on {cores} cores): kernels of several threads look slow then"
+        yield f"note: other work runs here (load {load:.1f}, {cores} cores): kernels of several threads look slow then"
