@@ -132,6 +132,10 @@ struct Tap {
   }
 };
 
+// A 32-bit word full of one element.
+__device__ __forceinline__ uint32_t repeated(unsigned char value) { return value * 0x01010101u; }
+__device__ __forceinline__ uint32_t repeated(float value) { return __float_as_uint(value); }
+
 // The pixel that a row of the matrix begins at.
 template <class T>
 struct Window {
@@ -153,24 +157,19 @@ struct Window {
   }
   // Sixteen bytes along k; `whole`: they are one piece of memory, and aligned.
   __device__ __forceinline__ void fetch(char* shared, const Image<T>& g, Tap tap, bool whole) const {
-    constexpr int kCount = kChunk / sizeof(T);
-    if (whole) {
-      if (const T* from = at(g, tap)) {
-        copy_async(shared, from);
-        return;
+    const T* from = whole ? at(g, tap) : nullptr;
+    if (from) {
+      copy_async(shared, from);
+    } else if (whole) {
+      const uint32_t word = repeated(g.border);
+      *(uint4*)shared = make_uint4(word, word, word, word);
+    } else {
+#pragma unroll 1
+      for (int i = 0; i < kChunk / (int)sizeof(T); i++, tap.advance(g, 1)) {
+        from = at(g, tap);
+        ((T*)shared)[i] = from ? *from : g.border;
       }
     }
-    union {
-      T values[kCount];
-      uint4 words;
-    };
-#pragma unroll
-    for (int i = 0; i < kCount; i++) {
-      const T* from = whole ? nullptr : at(g, tap);
-      values[i] = from ? *from : g.border;
-      if (!whole) tap.advance(g, 1);
-    }
-    *(uint4*)shared = words;
   }
 };
 

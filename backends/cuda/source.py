@@ -33,11 +33,13 @@ DEVICE_CALL = 2
 
 @dataclass(frozen=True)
 class DeviceCode:
-    """`source`: CUDA C of all device functions; `functions`: their names, by number; `stubs`: C that launches them."""
+    """`source`: CUDA C of all device functions; `functions`: their names, by number; `stubs`: C that launches them;
+    `hot`: the functions that call device.cuh, where the time goes."""
 
     source: str
     functions: tuple[str, ...]
     stubs: str
+    hot: frozenset[str]
 
 
 def device_code(kernels: Mapping[str, Any], target: CudaTarget) -> DeviceCode:
@@ -54,9 +56,16 @@ def device_code(kernels: Mapping[str, Any], target: CudaTarget) -> DeviceCode:
         f"const char* const optc_cuda_functions[] = {{{names or '0'}}};",
         f"const int32_t optc_cuda_num_functions = {len(functions)};",
     ]
-    return DeviceCode(
-        HEADER.read_text("utf-8") + _print(functions, target), tuple(functions), "\n".join([*tables, *stubs, ""])
-    )
+    source = HEADER.read_text("utf-8") + _print(functions, target)
+    hot = frozenset(name for name, func in functions.items() if _is_hot(func))
+    return DeviceCode(source, tuple(functions), "\n".join([*tables, *stubs, ""]), hot)
+
+
+def _is_hot(func: Any) -> bool:
+    calls: list[Any] = []
+    tvm_ffi.structural_walk(func.body, (Call, calls.append))
+    names = (str(c.args[0].value) for c in calls if getattr(c.op, "name", "") == "tirx.call_extern")
+    return any(name.startswith("optc::") for name in names)
 
 
 def _stub(name: str, func: Any, parts: Sequence[Launch], first: int) -> str:

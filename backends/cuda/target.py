@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_87", "sm_89", "sm_90", "sm_100")
 """Turing to Blackwell. Code for one runs on later ones of its major version, its PTX on all later ones."""
 DEFAULT = ("sm_80", "sm_90")
+FEATURES = ("tf32",)
+"""What a user may ask for. tf32: products of floats rounded to eleven bits, on tensor cores; without it float32
+products are exact."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +33,22 @@ class CudaTarget(Target):
 
     @staticmethod
     def of(spec: str) -> CudaTarget:
-        """From "cuda" or "cuda:sm_80,sm_90". Raises TargetError for an architecture that is not known."""
+        """From "cuda", "cuda:sm_80,sm_90" or "cuda:sm_80,+tf32". Raises TargetError for an architecture or a feature
+        that is not known, and for one that an architecture lacks."""
         _, _, listed = spec.partition(":")
-        wanted = tuple(part.strip() for part in listed.split(",")) if listed else DEFAULT
+        parts = [part.strip() for part in listed.split(",")] if listed else []
+        features = tuple(part[1:] for part in parts if part.startswith("+"))
+        wanted = tuple(part for part in parts if not part.startswith("+")) or DEFAULT
         for name in wanted:
             if name not in ARCHITECTURES:
                 raise TargetError("unknown GPU architecture", expected=" or ".join(ARCHITECTURES), found=name)
+        for feature in features:
+            if feature not in FEATURES:
+                raise TargetError("unknown feature of GPUs", expected=" or ".join(FEATURES), found=feature)
+            if "sm_75" in wanted:
+                raise TargetError(f"sm_75 has no {feature}", hint="Leave one of them out.")
         ordered = tuple(a for a in ARCHITECTURES if a in wanted)
-        return CudaTarget(spec, "x86-64", (), lanes=1, registers=64, num_cores=1 << 12, architectures=ordered)
+        return CudaTarget(spec, "x86-64", features, lanes=1, registers=64, num_cores=1 << 12, architectures=ordered)
 
     device: ClassVar[str | None] = "optc_cuda_device"
 

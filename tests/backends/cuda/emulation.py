@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pytest
 from optc.backends.cuda.build import SOURCE_MEMBER
+from optc.backends.cuda.grid import launches
+from optc.backends.cuda.source import device_code
+from optc.backends.cuda.target import CudaTarget
 from optc.backends.runtime.artifact import read_artifact
 
 HERE = Path(__file__).parent
@@ -25,8 +33,7 @@ _COMPILE = ("g++", "-std=c++17", "-O1", "-w", "-fno-strict-aliasing", "-fPIC", "
 @contextmanager
 def emulated(artifact: Path, seed: int = 0) -> Iterator[None]:
     """While it lasts, `artifact` loads and runs as if there were a GPU."""
-    with open(artifact, "rb"):
-        source = bytes(read_artifact(artifact).extras[SOURCE_MEMBER]).decode()
+    source = bytes(read_artifact(artifact).extras[SOURCE_MEMBER]).decode()
     settings = {
         "OPTC_CUDA_DRIVER": str(fake_driver()),
         "OPTC_EMULATED_KERNELS": str(kernels_for_cpu(source)),
@@ -60,6 +67,22 @@ def kernels_for_cpu(source: str) -> Path:
     return out
 
 
+def load(kernels: Mapping[str, Any], target: CudaTarget) -> Callable[..., None]:
+    """All kernels, of known shapes, in one library: `run(name, *arrays)` runs one on numpy arrays, emulated."""
+    if not shutil.which("g++"):
+        pytest.skip("g++ is not installed: kernels for GPUs cannot be emulated")
+    library = ctypes.CDLL(str(kernels_for_cpu(device_code(kernels, target).source)))
+
+    def run(name: str, *arrays: np.ndarray) -> None:
+        pointers = [ctypes.c_void_p(a.ctypes.data) for a in arrays]
+        arguments = (ctypes.c_void_p * len(pointers))(*map(ctypes.addressof, pointers))
+        for number, part in enumerate(launches(name, kernels[name])):
+            dims = (ctypes.c_uint * 6)(*map(int, (*part.grid, *part.block)))
+            getattr(library, f"{name}_{number}_launch")(arguments, dims, part.shared_bytes)
+
+    return run
+
+
 _KERNEL = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\([^)]*\) )?(\w+)\(([^)]*)\);')
 
 
@@ -67,10 +90,12 @@ def for_cpu(source: str) -> str:
     """CUDA C as C++ over emulator.h, with a launch function for each kernel."""
     header, _, kernels = source.partition(END)
     begin = kernels.index('extern "C" __global__')
-    lines = ['#include "emulator.h"', "#define uint unsigned", "#define uchar unsigned char", "#define ushort unsigned short"]
-    body = re.sub(r"extern __shared__ (?:__align__\(\d+\)|alignas\(\d+\)) (\w+(?: \w+)?) (\w+)\[\];", r"\1* \2 = (\1*)emu::dynamic_shared;", kernels[begin:])
+    lines = ['#include "emulator.h"']
+    lines += [f"#define u{name} unsigned {name}" for name in ("int", "char", "short")]
+    shared = r"extern __shared__ (?:__align__\(\d+\)|alignas\(\d+\)) (\w+(?: \w+)?) (\w+)\[\];"
+    body = re.sub(shared, r"\1* \2 = (\1*)emu::dynamic_shared;", kernels[begin:])
     lines += [header.replace("#pragma once", ""), END, body]
-    for name, parameters in _KERNEL.findall(source):
+    for name, parameters in _KERNEL.findall(kernels):
         types = [re.sub(r"\s*\w+$", "", p.strip()) for p in parameters.split(",") if p.strip()]
         call = ", ".join(f"*({t}*)a[{n}]" for n, t in enumerate(types))
         lines += [
