@@ -53,10 +53,11 @@ def check(spec: AttentionSpec, sizes: dict[Any, int] | None = None, threads: int
     out = (n, spec.heads, rows, spec.value_size)
     y = fenced(np.zeros((out[0], out[2], out[1], out[3]) if spec.layouts[3] == BSHD else out, "float32"))
     kernel(*given, *([] if mask is None else [fenced(mask)]), y)
-    exact = reference(spec, *map(wide, plain), mask)
+    q, k, v = map(wide, plain)
+    exact = reference(spec, q, k, v, mask)
     found = y.swapaxes(1, 2) if spec.layouts[3] == BSHD else y
     # Each weight is rounded to 8 bits once: the result is off by 2^-9 of the weighted values at most.
-    np.testing.assert_allclose(found, exact, rtol=0, atol=2.0**-8 * np.abs(wide(plain[2])).max())
+    np.testing.assert_allclose(found, exact, rtol=0, atol=2.0**-8 * np.abs(v).max())
 
 
 @pytest.mark.parametrize(("queries", "keys"), [(1, 1), (7, 33), (16, 16), (20, 47), (128, 128), (65, 200)])
