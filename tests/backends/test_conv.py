@@ -9,6 +9,7 @@ import pytest
 from optc.backends.jit import jit
 from optc.backends.kernels import conv, depthwise
 from optc.backends.kernels.conv import ConvPlan, ConvSpec
+from optc.backends.kernels.depthwise import DepthwisePlan
 from optc.backends.kernels.tile import RegisterTile, Run
 from optc.backends.target import Target
 from tvm import tirx
@@ -114,6 +115,19 @@ def test_sizes_known_only_at_run_time(k: int, stride: int, pad: int, group: int)
 def test_tasks_cover_the_output(strip: int, groups: int, threads: int) -> None:
     plan = ConvPlan(RegisterTile(10, 1, 16), 2, 5, strip, groups, workers=2, ahead=4)
     check(conv, square((13, 5), 6, 70, 3, 1, 1, n=3), plan=plan, threads=threads)
+
+
+@pytest.mark.parametrize("taps", [1, 3])
+def test_what_is_fetched_ahead_changes_nothing(taps: int) -> None:
+    plan = ConvPlan(RegisterTile(5, 1, 16), 1, 5, 4, 1, workers=1, taps=taps, ahead=4, a_ahead=16, touch=True, spread=6)
+    check(conv, square((13, 10), 20, 70, 3, 2, 1), plan=plan)
+
+
+@pytest.mark.parametrize("c", [64, 70, 72, 88])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_depthwise_passes_over_the_image_for_blocks_of_channels(c: int, stride: int) -> None:
+    plan = DepthwisePlan(4, 16, parallel=True, block=32, ahead=True)
+    check(depthwise, square((9, 11), c, c, 5, stride, 2, group=c, n=2), plan=plan, threads=2)
 
 
 OVERLAPS = {

@@ -82,6 +82,11 @@ def test_tasks_cover_the_output(groups: int, threads: int) -> None:
     check(MatmulSpec(43, 170, 9), plan=plan, threads=threads)
 
 
+def test_what_is_fetched_ahead_changes_nothing() -> None:
+    plan = MatmulPlan(RegisterTile(5, 2, 16), 10, 1, True, ahead=4, a_ahead=16, touch=True, spread=2)
+    check(MatmulSpec(43, 70, 37), plan=plan)
+
+
 @pytest.mark.parametrize("level", ["x86-64-v3", "x86-64-v4"])
 def test_other_vector_widths(level: str) -> None:
     check(MatmulSpec(30, 45, 16), target=Target.parse(f"cpu:{level}"))
