@@ -9,7 +9,7 @@ from ..target import Target
 from .database import Database, Score, Setting
 from .tasks import region_key, region_text, weights_stay
 
-WORTH = 0.98
+WORTH = 0.99
 """What is not faster than the first guess by this much is no better: measurements are not more precise."""
 
 

@@ -52,10 +52,10 @@ def test_every_candidate_is_measured_once_in_the_end() -> None:
     assert sorted(order) == sorted(task.candidates)
 
 
-def test_a_gain_below_two_percent_is_none() -> None:
+def test_a_gain_below_one_percent_is_none() -> None:
     task = made_up()
     search = Search(task, 1)
-    run(search, dict.fromkeys(task.candidates, 0.99), 4)
+    run(search, dict.fromkeys(task.candidates, 0.995), 4)
     assert search.best == (task.candidates[0], 1.0)
 
 
