@@ -52,14 +52,14 @@ __device__ __forceinline__ void ldmatrix(uint32_t (&r)[4], const void* row) {
 // c[16][8] += a[16][32] * b[32][8], bytes.
 __device__ __forceinline__ void mma_u8s8(int (&c)[4], const uint32_t (&a)[4], const uint32_t* b) {
 #if __CUDA_ARCH__ >= 800
-  asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
                "{%0, %1, %2, %3};"
                : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #else
 #pragma unroll
   for (int i = 0; i < 4; i++)
-    asm volatile("mma.sync.aligned.m8n8k16.row.col.s32.u8.s8.s32 {%0, %1}, {%2}, {%3}, {%0, %1};"
+    asm("mma.sync.aligned.m8n8k16.row.col.s32.u8.s8.s32 {%0, %1}, {%2}, {%3}, {%0, %1};"
                  : "+r"(c[i % 2 * 2]), "+r"(c[i % 2 * 2 + 1])
                  : "r"(a[i]), "r"(b[i / 2]));
 #endif
@@ -68,7 +68,7 @@ __device__ __forceinline__ void mma_u8s8(int (&c)[4], const uint32_t (&a)[4], co
 // c[16][8] += a[16][8] * b[8][8], floats rounded to 10 bits of mantissa.
 __device__ __forceinline__ void mma_tf32(float (&c)[4], const uint32_t (&a)[4], const uint32_t* b) {
 #if __CUDA_ARCH__ >= 800
-  asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
                "{%0, %1, %2, %3};"
                : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
@@ -259,24 +259,24 @@ __device__ __forceinline__ void gemm(typename Kind::Sum* sums, const void* weigh
           for (int j = 0; j < kTilesN; j++) Kind::step(c[i][j], a[i], b[j / 2] + j % 2 * 2);
       }
     } else {
-#pragma unroll
+#pragma unroll 1
       for (int step = 0; step < kChunks; step++) {
-        float a[kTilesM * 2][4], b[kTilesN * 2][4];
+        float a[kTilesM * 2][4];
 #pragma unroll
         for (int i = 0; i < kTilesM * 2; i++)
           *(float4*)a[i] = *(const float4*)(tile_a + swizzled(first_m + i * 8 + lane / 4, step));
 #pragma unroll
-        for (int j = 0; j < kTilesN * 2; j++)
-          *(float4*)b[j] = *(const float4*)(tile_b + swizzled(first_n + j / 2 * 8 + lane % 4 * 2 + j % 2, step));
+        for (int j = 0; j < kTilesN * 2; j++) {
+          float b[4];
+          *(float4*)b = *(const float4*)(tile_b + swizzled(first_n + j / 2 * 8 + lane % 4 * 2 + j % 2, step));
 #pragma unroll
-        for (int k = 0; k < 4; k++)
+          for (int k = 0; k < 4; k++)
 #pragma unroll
-          for (int i = 0; i < kTilesM * 2; i++)
-#pragma unroll
-            for (int j = 0; j < kTilesN * 2; j++) {
+            for (int i = 0; i < kTilesM * 2; i++) {
               auto& sum = c[i / 2][j / 2][i % 2 * 2 + j % 2];
-              sum = fmaf(a[i][k], b[j][k], sum);
+              sum = fmaf(a[i][k], b[k], sum);
             }
+        }
       }
     }
   }

@@ -110,7 +110,7 @@ _PLANS = (
     GemmPlan(128, 128, 2, 4),
     GemmPlan(128, 64, 4, 2),
     GemmPlan(64, 64, 2, 2, 4),
-    GemmPlan(128, 32, 4, 1),
+    GemmPlan(64, 32, 4, 1, 4),
     GemmPlan(32, 32, 2, 1, 4),
 )
 
@@ -181,14 +181,15 @@ def build(spec: GemmSpec, plan: GemmPlan, epilogue: Epilogue | None = None, bord
 def _image(kb: GridBuilder, spec: GemmSpec, x: Any) -> list[Any]:
     """What makes an Image of device.cuh, but for its border. Pixels of 1x1 convolutions lie in one line."""
     conv = spec.conv
-    if conv.pointwise:
-        size, out, taps = (1, spec.rows), (1, spec.rows), ((1, 1), (1, 1), (0, 0), (1, 1))
-    else:
+    size: tuple[Dim, ...] = (1, spec.rows)
+    out, taps = size, [(1, 1), (1, 1), (0, 0), (1, 1)]
+    if not conv.pointwise:
         rank = len(conv.spatial)
         lift = (1,) * (2 - rank)
         size, out = (*lift, *conv.spatial), (*lift, *conv.out_spatial)
         begins = (*(0,) * (2 - rank), *conv.pads[:rank])
-        taps = ((*lift, *conv.kernel), (*lift, *conv.strides), begins, (*lift, *conv.dilations))
+        each = (*lift, *conv.kernel), (*lift, *conv.strides), begins, (*lift, *conv.dilations)
+        taps = [(pair[0], pair[1]) for pair in each]
     numbers = [*size, conv.c_in, conv.c_in // conv.group, *out, *(n for pair in taps for n in pair)]
     return [address(kb.flat(x), 0), *(number(known(n)) for n in numbers)]
 

@@ -22,7 +22,7 @@ HINT = (
     "Install it with `pip install nvidia-cuda-nvcc nvidia-cuda-runtime nvidia-cuda-cccl`, with the CUDA toolkit, "
     "or set OPTC_NVCC"
 )
-_FLAGS = ("-std=c++17", "-O3", "--fmad=false", "-Xptxas", "-v")
+_FLAGS = ("-std=c++17", "-O3", "--fmad=false", "--threads", "0", "-Xptxas", "-v")
 
 
 @dataclass(frozen=True)
