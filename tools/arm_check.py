@@ -81,9 +81,10 @@ def small_sample(name: str) -> Sample:
 
 
 def _cut(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """The array cut, or repeated, to a shape."""
+    """The array thinned out evenly, or repeated, to a shape: what an image shows stays in it."""
     for axis, size in enumerate(shape):
-        array = np.take(array, np.arange(size) % max(array.shape[axis], 1), axis)
+        found = max(array.shape[axis], 1)
+        array = np.take(array, np.arange(size) * max(found, size) // size % found, axis)
     return np.array(array, order="C")
 
 
