@@ -40,10 +40,6 @@ SMALL: dict[str, dict[str, tuple[int, ...]]] = {
     "minilm-l3": {name: (1, 16) for name in ("input_ids", "attention_mask")},
     "bert-base": {name: (1, 8) for name in ("input_ids", "attention_mask", "token_type_ids")},
     "gpt2": {"input_ids": (1, 8)},
-    **{
-        name: {"image": (1, 3, 64, 64)}
-        for name in ("resnet50", "mobilenetv2", "squeezenet", "densenet121", "shufflenetv2")
-    },
 }
 """Shapes to run at where the zoo's own would take minutes to emulate."""
 
