@@ -30,6 +30,8 @@ class CudaTarget(Target):
     around the kernels is x86-64 code."""
 
     architectures: tuple[str, ...] = field(default=DEFAULT)
+    asked: tuple[str, ...] = ()
+    """Features of the GPU that a user asked for; `features` are those that the host's processor needs."""
 
     @staticmethod
     def of(spec: str) -> CudaTarget:
@@ -48,7 +50,7 @@ class CudaTarget(Target):
             if "sm_75" in wanted:
                 raise TargetError(f"sm_75 has no {feature}", hint="Leave one of them out.")
         ordered = tuple(a for a in ARCHITECTURES if a in wanted)
-        return CudaTarget(spec, "x86-64", features, lanes=1, registers=64, num_cores=1 << 12, architectures=ordered)
+        return CudaTarget(spec, "x86-64", (), 1, 64, num_cores=1 << 12, architectures=ordered, asked=features)
 
     device: ClassVar[str | None] = "optc_cuda_device"
 

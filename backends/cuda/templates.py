@@ -24,6 +24,7 @@ from ..templates.conv import conv_spec, is_plain_conv
 from ..templates.matmul import is_row
 from ..templates.norm import norm_over_last, norm_spec, softmax_over_last
 from . import depthwise, gemm, rows
+from .target import CudaTarget
 
 TEMPLATES: dict[str, Template] = {}
 _FORMS: dict[str, Callable[[Node], bool]] = {}
@@ -52,7 +53,8 @@ def _is_conv(node: Node) -> bool:
 
 def _floats(anchor: Anchor) -> gemm.Arithmetic:
     """The arithmetic of float32 products: exact, unless the target says that less will do."""
-    return gemm.TF32 if anchor.target.has("tf32") else gemm.F32
+    asked = anchor.target.asked if isinstance(anchor.target, CudaTarget) else ()
+    return gemm.TF32 if "tf32" in asked else gemm.F32
 
 
 @_template("optc.Conv", form=_is_conv)
