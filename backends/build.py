@@ -22,10 +22,11 @@ from .target import Target
 Report = Callable[[str, float], None]
 """Called with what is being done and the share of the work done, 0 to 1."""
 
+
 @dataclass(frozen=True)
 class Compiled:
-    """What kernels became: object files, C text to follow the program's, C sources of the runtime that the target needs,
-    and members for the artifact."""
+    """What kernels became: object files, C text to follow the program's, C sources of the runtime that the target
+    needs, and members for the artifact."""
 
     objects: list[bytes]
     text: str = ""

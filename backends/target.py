@@ -105,15 +105,14 @@ class Target:
             facts["mfloat-abi"] = "hard"
         return tvm.target.Target(facts)
 
-
     def lower(self, graph: Graph, fallback: Fallback | None = None, planner: Planner | None = None) -> Lowered:
-        """Steps for a graph that the target's pipeline made. Raises UnsupportedError naming every node it cannot take."""
+        """Steps for a graph from the target's pipeline. Raises UnsupportedError naming each node it cannot take."""
         from .cpu import lower
 
         return lower(graph, self, fallback, planner)
 
     def compile(self, kernels: Mapping[str, Any], say: Callable[[str, float], None]) -> Compiled:
-        """What kernels (TIR by symbol) become; `say` is told of the progress. Raises TargetError if a tool is missing."""
+        """What kernels (TIR by symbol) become; `say` hears of the progress. Raises TargetError if a tool is missing."""
         from .build import compile_objects
 
         return compile_objects(kernels, self, say)

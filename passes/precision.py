@@ -143,7 +143,7 @@ class _Choice:
         return self._takes[node]
 
     def _writes(self, region: Region) -> bool:
-        """Whether a Cast behind the region becomes part of it: it ends pointwise or in an anchor that may be followed."""
+        """Whether a Cast behind the region becomes part of it: it ends pointwise or in an anchor that takes more."""
         last = region.last
         return op_of(last).pointwise or last in self.products or last.op in READS_THROUGH
 

@@ -143,8 +143,8 @@ def emit_windows(
 
             def channels(at: Expr, width: int) -> None:
                 if ahead and unrolled:
-                    for line in range(max(0, w.kernel[1] - w.strides[1]), w.kernel[1]):
-                        fresh = (plane * w.size[1] + yy[2] + line * w.dilations[1]) * w.size[2] + x0 + reach - 1
+                    for below in range(max(0, w.kernel[1] - w.strides[1]), w.kernel[1]):
+                        fresh = (plane * w.size[1] + yy[2] + below * w.dilations[1]) * w.size[2] + x0 + reach - 1
                         for i in range(count * w.strides[2]):
                             kb.prefetch(x, (fresh + count * w.strides[2] + i) * c + at)
                     for i in range(count):

@@ -6,9 +6,9 @@ import functools
 import importlib
 
 _FAMILIES = (
-    "bf16", "control", "conv", "fused", "gather", "generate", "host", "image", "integer", "matmul", "microsoft", "movement",
-    "nhwc", "norm", "pointwise", "pool", "quantize", "recurrent", "reduce", "shape", "signal", "sort", "unknown",
-    "weights",
+    "bf16", "control", "conv", "fused", "gather", "generate", "host", "image", "integer", "matmul", "microsoft",
+    "movement", "nhwc", "norm", "pointwise", "pool", "quantize", "recurrent", "reduce", "shape", "signal", "sort",
+    "unknown", "weights",
 )  # fmt: skip
 
 

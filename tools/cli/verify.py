@@ -32,9 +32,7 @@ def command(
     seeds: Annotated[int, typer.Option(help="How many random samples, where no data are given.")] = 3,
     tolerance: Annotated[
         float | None,
-        typer.Option(
-            help="Largest error over the output's range; of bf16 the mean one. Default: 1e-4; 1/16."
-        ),
+        typer.Option(help="Largest error over the output's range; of bf16 the mean one. Default: 1e-4; 1/16."),
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
