@@ -9,6 +9,8 @@ from .common import Json, Printer, Quiet, table
 
 def command(json: Json = False, quiet: Quiet = False) -> None:
     from ...backends.arm import CORES
+    from ...backends.cuda.target import ARCHITECTURES
+    from ...backends.cuda.toolchain import find_nvcc
     from ...backends.runtime.host import host_features, host_triple, runs_here
     from ...backends.runtime.toolchain import find_compiler
     from ...backends.target import LEVELS, Target
@@ -30,9 +32,15 @@ def command(json: Json = False, quiet: Quiet = False) -> None:
         compiler = find_compiler().version
     except TargetError as error:
         compiler = str(error)
+    try:
+        nvcc = str(find_nvcc())
+    except TargetError as error:
+        nvcc = str(error)
     text = [f"host      {host_triple()}, compiles as {host}", f"compiler  {compiler}"]
-    text += [table(rows, ["target", "vector", "this host"]), "cuda: not in this version"]
-    data = {"host": host_triple(), "cpu": host, "compiler": compiler, "features": sorted(mine), "targets": facts}
+    text += [table(rows, ["target", "vector", "this host"])]
+    text += [f"cuda (not yet run on hardware): {', '.join(ARCHITECTURES)}; compiler {nvcc}"]
+    data = {"host": host_triple(), "cpu": host, "compiler": compiler, "nvcc": nvcc, "features": sorted(mine)}
+    data |= {"targets": facts, "gpus": list(ARCHITECTURES)}
     Printer(json, quiet).show("\n".join(text), data)
 
 
