@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from enum import Enum
 
 import numpy as np
 
@@ -30,8 +29,6 @@ _BLOCK = 8
 """Samples run between two looks at whether enough is known."""
 _SURE = 3.0
 """Standard errors of a mean difference at which it is no chance."""
-_DOUBTFUL = 1.0
-"""Standard errors within which a mean difference is nothing to go by."""
 _ALIKE = 0.05
 """dB of mean difference that do not matter."""
 
@@ -69,11 +66,11 @@ class Judge:
         return Scored(self, choice)
 
     def best(self, choices: Mapping[str, Choice]) -> str:
-        """The name of the choice whose outputs are nearest, the first unless another is so with some certainty."""
+        """The name of the choice whose outputs are nearest."""
         scored = {name: self.on(choice) for name, choice in choices.items()}
         best = next(iter(scored))
         for name in scored:
-            if name != best and scored[name].compared(scored[best]) is Verdict.BETTER:
+            if name != best and scored[name].gain_over(scored[best]) > 0:
                 best = name
         return best
 
@@ -114,14 +111,6 @@ class Judge:
         return self._nearest[key]
 
 
-class Verdict(Enum):
-    """What became of a comparison; ALIKE: nothing but chance."""
-
-    BETTER = "better"
-    ALIKE = "alike"
-    WORSE = "worse"
-
-
 class Scored:
     """A choice and its scores by a judge, computed as far as they are asked for."""
 
@@ -135,23 +124,19 @@ class Scored:
             self._scores += self._judge.scores(self.choice, len(self._scores), count)
         return np.array(self._scores[:count])
 
-    def compared(self, other: Scored, least: float = 0.0) -> Verdict:
-        """Whether this is nearer to the float graph than the other by more than `least` dB in the mean.
+    def gain_over(self, other: Scored) -> float:
+        """By how many dB this is nearer to the float graph than the other, in the mean over the samples.
 
-        Both judges must have the same samples. As many are run as it takes to be sure, or to see that the difference
-        drowns in that between samples.
+        Both judges must have the same samples. Fewer are run where the difference is sure to be more than chance.
         """
         total = len(self._judge.samples)
-        mean = error = 0.0
+        mean = 0.0
         for count in (*range(_BLOCK, total, _BLOCK), total) if total else ():
-            gains = -other.first(count) + self.first(count) - least  # the other's float results serve both
+            gains = -other.first(count) + self.first(count)  # the other's float results serve both
             mean, error = float(gains.mean()), float(gains.std()) / max(count - 1, 1) ** 0.5
-            lost = count > _BLOCK and abs(mean) < _DOUBTFUL * error
-            if lost or _SURE * error < max(abs(mean), _ALIKE):
+            if _SURE * error < max(abs(mean), _ALIKE):
                 break
-        if abs(mean) <= _DOUBTFUL * error:
-            return Verdict.ALIKE
-        return Verdict.BETTER if mean > 0 else Verdict.WORSE
+        return mean
 
 
 def deciders(graph: Graph) -> list[Value]:

@@ -31,7 +31,7 @@ from .execute import Sample
 from .forms.normalize import NormalizeQuantized
 from .histogram import Histogram
 from .insert import Choice, applied, insert
-from .judge import Judge, Scored, Verdict
+from .judge import Judge, Scored
 from .observers import Method
 from .placement import Placement, place
 from .ranges import best_grids, grids_of
@@ -231,7 +231,7 @@ def _smooth(
             again = {v.name: Histogram() for v in places.values}
             collect(copy, {name: [h] for name, h in again.items()}, fit[:_RECORDED], threads=recipe.threads)
             scaled = Judge(copy, places, judge.samples, judge, recipe.threads)
-            if scaled.on(Choice(grids_of(places, again, "mse"))).compared(before, _WORTH) is not Verdict.WORSE:
+            if scaled.on(Choice(grids_of(places, again, "mse"))).gain_over(before) > _WORTH:
                 break
             useful = useful[: len(useful) // 2]
     steps = {node: step for each in found for node, step in each.steps.items()}
@@ -248,10 +248,10 @@ class _Guard:
     def better(
         self, old: Choice, new: Choice, report: QuantizeReport, algorithm: str, steps: Mapping[Node, Kept]
     ) -> Choice:
-        """The new choice, which is better layer by layer, unless the outputs say no; the report gets the steps."""
+        """The new choice, which is better layer by layer, if the outputs say so too; the report gets the steps."""
         before = self._known if self._known and self._known.choice is old else self._judge.on(old)
         after = self._judge.on(new)
-        kept = after.compared(before) is not Verdict.WORSE
+        kept = after.gain_over(before) > 0
         report.record(algorithm, steps if kept else {n: s._replace(kept=False) for n, s in steps.items()})
         self._known = after if kept else before
         return self._known.choice

@@ -7,7 +7,7 @@ import pytest
 from helpers import graph_of, run_reference
 from optc.compiler.ir import Graph
 from optc.passes.quantization.insert import Affine, Choice, applied
-from optc.passes.quantization.judge import Judge, Verdict, deciders
+from optc.passes.quantization.judge import Judge, deciders
 from optc.passes.quantization.placement import Placement, place
 
 NET = """
@@ -106,8 +106,8 @@ def test_a_clear_difference_takes_few_samples(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(Judge, "scores", noted)
     fine, coarse = (judge.on(choice(placement, s)) for s in (0.05, 1.0))
-    assert fine.compared(coarse) is Verdict.BETTER
-    assert coarse.compared(fine) is Verdict.WORSE
+    assert fine.gain_over(coarse) > 0
+    assert coarse.gain_over(fine) < 0
     assert max(asked) == 8
 
 
@@ -116,7 +116,7 @@ def test_what_is_no_better_does_not_replace_the_first() -> None:
     placement = place(graph)
     judge = Judge(graph, placement, data(12))
     same, again, coarse = (choice(placement, s) for s in (0.05, 0.05, 1.0))
-    assert judge.on(again).compared(judge.on(same)) is Verdict.ALIKE
+    assert judge.on(again).gain_over(judge.on(same)) == 0
     assert judge.best({"first": same, "again": again, "coarse": coarse}) == "first"
     assert judge.best({"coarse": coarse, "fine": same}) == "fine"
 
