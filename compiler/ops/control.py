@@ -93,13 +93,17 @@ class If(Op):
             if len(branch.outputs) != len(node.outputs):
                 fail(node, f"branch {branch.name} has another number of outputs", expected=len(node.outputs))
         taken = self._taken(node)
+        failures: dict[bool, ShapeError] = {}
         for condition, branch in branches.items():
             try:
                 infer_graph(branch)
-            except ShapeError:
-                if taken is None or taken is condition:
-                    raise
-                # A branch that is never taken need not fit (exporters write Squeeze or Identity, by the shape).
+            except ShapeError as failure:
+                failures[condition] = failure
+        for condition, failure in failures.items():
+            if taken is condition or len(failures) == len(branches):
+                raise failure
+            if taken is None:  # a branch that is never taken need not fit: exporters write both, by the shape
+                make_trap(branches[condition], len(node.outputs), f"{node.name}: a branch cannot run: {failure}")
         if taken is not None:
             branches = {taken: branches[taken]}
         can_run = [b for b in branches.values() if not is_trap(b)]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 from helpers import graph_of
+from optc.compiler.errors import ShapeError
 from optc.compiler.ir import Graph
+from optc.compiler.onnx.inputs import fix_shapes
 from optc.compiler.ops.base import infer_graph
+from optc.compiler.ops.control import is_trap
 from optc.compiler.types import TensorType, free_symbols
 
 
@@ -48,6 +52,23 @@ def test_a_known_condition_takes_its_branch() -> None:
     known = "%k: bool[] = const true"
     text = IF.format(condition=known, used="", then="Relu", otherwise="ReduceSum(%x) {keepdims=0}")
     assert str(inferred(text.replace("If(%c)", "If(%k)")).outputs[0].type) == "f32[N, 4]"
+
+
+def test_a_branch_that_fixed_shapes_rule_out_becomes_a_trap() -> None:
+    dims = "%two: i64[3] = const [2, 2, 4]"
+    graph = graph_of(IF.format(condition=dims, used="", then="Relu", otherwise="Expand(%x, %two)"))
+    fix_shapes(graph, {"x": (3, 4)})
+    (node,) = (n for n in graph.nodes if n.op == "If")
+    assert is_trap(node.subgraphs["else_branch"])
+    assert str(graph.outputs[0].type) == "f32[3, 4]"
+
+
+def test_branches_that_both_do_not_fit_are_an_error() -> None:
+    dims = "%two: i64[2] = const [2, 4]"
+    graph = graph_of(IF.format(condition=dims, used="", then="Relu", otherwise="Expand(%x, %two)").replace(
+        "Relu(%x)", "Expand(%x, %two)"))  # fmt: skip
+    with pytest.raises(ShapeError):
+        fix_shapes(graph, {"x": (3, 4)})
 
 
 LOOP = """graph main(%x: f32[N,4], %m: i64[]) {{
