@@ -9,6 +9,7 @@ import pytest
 from helpers import graph_of
 from optc.backends.cpu import lower
 from optc.backends.jit import jit
+from optc.backends.packing import Packed
 from optc.backends.steps import Kernel, Scratch
 from optc.backends.target import Target
 from optc.compiler.ir import Graph, Value
@@ -25,7 +26,7 @@ def run(graph: Graph, feeds: Mapping[str, np.ndarray], shape: tuple[int, ...], l
             array = y if param is step.outputs[0] else feeds[param.name] if param.data is None else param.data
             arrays.append(np.atleast_1d(array))
         elif not isinstance(param, Scratch):
-            arrays.append(param)
+            arrays.append(param.array if isinstance(param, Packed) else param)
     jit({"f": step.func}, Target.parse(f"cpu:{level}"))["f"](*arrays)
     return y
 
