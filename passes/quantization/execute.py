@@ -141,6 +141,8 @@ def _session(graph: Graph, threads: int, brief: bool) -> tuple[onnxruntime.Infer
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or os.cpu_count() or 1
     options.log_severity_level = 4
+    # Its optimizer would round float weights beside rounded activations to 8 bits a tensor: not what the graph says.
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
     if brief:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     shared = _Shared()

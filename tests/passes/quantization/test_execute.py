@@ -117,3 +117,28 @@ def test_what_onnx_runtime_lacks_is_named() -> None:
     graph = graph_of("graph g(%x: f32[2]) {\n  %y: f32[2] = some.Unheard(%x)\n  return %y\n}")
     with pytest.raises(UnsupportedError, match="Unheard"):
         Runner(graph)
+
+
+def test_float_weights_beside_rounded_activations_stay_as_they_are() -> None:
+    graph = graph_of("""
+    graph g(%x: f32[1,2,8,8]) {
+      %s: f32[] = const 0.01
+      %z: u8[] = const 128
+      %w: f32[2,1,3,3] = const random(1)
+      %q = QuantizeLinear(%x, %s, %z)
+      %d = DequantizeLinear(%q, %s, %z)
+      %c = Conv(%d, %w) {group=2}
+      %p = QuantizeLinear(%c, %s, %z)
+      %y = DequantizeLinear(%p, %s, %z)
+      return %y
+    }
+    """)
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-1, 1, (1, 2, 8, 8)).astype(np.float32)
+    weights = next(v for v in graph.constants() if v.name == "w").data
+    assert weights is not None
+    rounded = (np.clip(np.rint(x / np.float32(0.01)) + 128, 0, 255) - 128) * np.float32(0.01)
+    views = np.lib.stride_tricks.sliding_window_view(rounded, (3, 3), (2, 3))
+    exact = np.einsum("ncyxij,cij->ncyx", views, np.asarray(weights)[:, 0])
+    found = Runner(graph, ["c"]).run({"x": x})["c"]
+    np.testing.assert_allclose(found, exact, atol=1e-5)
