@@ -137,19 +137,21 @@ def _loop_passes(target: Target) -> list[Any]:
         t.FlattenBuffer(),
         t.VectorizeLoop(True),
         t.UnrollLoop(),
-        _each_function("BFloat16", lambda func: with_products(lower_rounding(func, target))),
-        _each_function("VectorIndices", _vector_indices),
+        each_function("BFloat16", lambda func: with_products(lower_rounding(func, target))),
+        each_function("VectorIndices", _vector_indices),
         s_tir.transform.RewriteUnsafeSelect(),
-        _each_function("StackAllocation", _on_stack),
-        _each_function("CInterface", _raw_pointers),
+        each_function("StackAllocation", _on_stack),
+        each_function("CInterface", _raw_pointers),
         t.LowerTVMBuiltin(),
         t.LowerIntrin(),
-        _each_function("BindingsToLocals", to_locals),
-        _each_function("StackAllocation", _on_stack),
+        each_function("BindingsToLocals", to_locals),
+        each_function("StackAllocation", _on_stack),
     ]
 
 
-def _each_function(name: str, rewrite: Any) -> Any:
+def each_function(name: str, rewrite: Any) -> Any:
+    """A TVM pass that rewrites every function of a module."""
+
     def run(module: Any, _context: Any) -> Any:
         for gv, func in module.functions_items():
             module[gv] = rewrite(func)
@@ -190,8 +192,8 @@ def _on_stack(func: Any) -> Any:
     return func.with_body(tvm_ffi.structural_map(func.body, (tirx.AllocBuffer, visit)))
 
 
-def _raw_pointers(func: Any) -> Any:
-    """Buffer parameters become plain pointers, declared as buffers again inside; the function returns int32 0."""
+def pointer_params(func: Any) -> tuple[list[Any], list[Any]]:
+    """The parameters of a function with plain pointers for its buffers, and what declares those as buffers inside."""
     params, declarations = [], []
     for param in func.params:
         if _is_buffer(param):
@@ -200,6 +202,12 @@ def _raw_pointers(func: Any) -> Any:
             params.append(pointer)
         else:
             params.append(param)
+    return params, declarations
+
+
+def _raw_pointers(func: Any) -> Any:
+    """Buffer parameters become plain pointers; the function returns int32 0."""
+    params, declarations = pointer_params(func)
     body = func.body
     for key, value in (("device_type", 1), ("device_id", 0)):
         body = tirx.AttrStmt("default", key, tirx.IntImm("int32", value), body)

@@ -18,6 +18,7 @@ from tvm import tirx
 
 from ..codegen import signature
 from ..kernels.builder import ceildiv, i64, static
+from ..kernels.nest import sequence
 from .threads import THREAD_EXTENT, bound, extents
 
 BLOCK = 128
@@ -44,13 +45,13 @@ def launches(name: str, func: Any) -> list[Launch]:
     serial: list[Any] = []
 
     def add(body: Any, grid: Sequence[Any], block: Sequence[int]) -> None:
-        whole = tirx.PrimFunc(params, _sequence([*setup, body]), None, func.attrs)
+        whole = tirx.PrimFunc(params, sequence([*setup, body]), None, func.attrs)
         symbol = f"{name}_{len(out)}"
         out.append(Launch(whole.with_attr("global_symbol", symbol), (*grid, 1, 1)[:3], (*block, 1, 1)[:3]))
 
     def flush() -> None:
         if serial:
-            add(bound(_sequence(serial), (1,), (1,)), (1,), (1,))
+            add(bound(sequence(serial), (1,), (1,)), (1,), (1,))
             serial.clear()
 
     for statement in _flatten(func.body):
@@ -60,7 +61,7 @@ def launches(name: str, func: Any) -> list[Launch]:
         elif (threads := _parallel(statement, setup)) is not None:
             flush()
             add(*threads)
-        elif _stores(statement, known.buffers):
+        elif _stores(statement):
             serial.append(statement)
         elif serial:  # what it names may read what was stored just before
             serial.append(statement)
@@ -75,10 +76,6 @@ def _flatten(statement: Any) -> list[Any]:
     if isinstance(statement, tirx.SeqStmt):
         return [inner for part in statement.seq for inner in _flatten(part)]
     return [statement]
-
-
-def _sequence(statements: Sequence[Any]) -> Any:
-    return statements[0] if len(statements) == 1 else tirx.SeqStmt(list(statements))
 
 
 def _is_grid(statement: Any) -> bool:
@@ -124,7 +121,7 @@ def _by_dims(extent: Any, setup: Sequence[Any]) -> Any | None:
     return None if loads else tvm.sym.Analyzer().simplify(extent)
 
 
-def _stores(statement: Any, buffers: Sequence[Any]) -> bool:
+def _stores(statement: Any) -> bool:
     """Whether a statement writes memory that outlives it: anything but names and local arrays."""
     if isinstance(statement, (tirx.Bind, tirx.DeclBuffer, tirx.AllocBuffer)):
         return False

@@ -6,7 +6,6 @@ enqueues the kernel's launches on the context's stream.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +14,11 @@ from typing import Any
 import tvm
 import tvm_ffi
 from tvm import s_tir, tirx
-from tvm.ir import Call, PointerType, PrimType
+from tvm.ir import Call
 
 from ...compiler.errors import UnsupportedError
-from ..cexpr import c_dim
-from ..codegen import signature
+from ..cexpr import c_dim, c_symbol
+from ..codegen import each_function, pointer_params, signature
 from ..kernels.bindings import to_locals
 from ..kernels.dims import dim_of
 from ..kernels.exprs import dtype_of
@@ -90,8 +89,6 @@ def _symbols(dims: Sequence[Any]) -> tuple[list[str], dict[Any, Any]]:
     """C names of a kernel's dims, and the sympy symbols that print as those."""
     import sympy
 
-    from ..cexpr import c_symbol
-
     symbols = [sympy.Symbol(f"n{i}", integer=True) for i in range(len(dims))]
     return [c_symbol(s) for s in symbols], dict(zip(dims, symbols, strict=True))
 
@@ -106,38 +103,22 @@ def _print(functions: Mapping[str, Any], target: CudaTarget) -> str:
         s_tir.transform.RewriteUnsafeSelect(),
         s_tir.transform.ThreadSync("shared"),
         tirx.transform.BF16StorageLegalize(),
-        _each("DeviceIntrinsics", _device_intrinsics),
+        each_function("DeviceIntrinsics", _device_intrinsics),
         tirx.transform.LowerIntrin(),
-        _each("BindingsToLocals", to_locals),
+        each_function("BindingsToLocals", to_locals),
     ]
     # Loops that must be unrolled keep a pragma: nvcc does it faster.
     with tvm.transform.PassContext(opt_level=3, config={"tirx.UnrollLoop": {"explicit_unroll": False}}):
         module = tvm.ir.transform.Sequential(passes)(module)
     built = tvm.get_global_func("target.build.cuda")(module, target.tvm())
-    return _stable(str(built.inspect_source()))
+    return str(built.inspect_source())
 
 
 def _raw(name: str, func: Any, target: CudaTarget) -> Any:
     """The function with pointers instead of buffers, marked as one that a device runs."""
-    params, declarations = [], []
-    for param in func.params:
-        if isinstance(param.ty, tirx.BufferType):
-            pointer = tirx.Var(param.name + "_ptr", PointerType(PrimType(str(param.dtype)), "global"))
-            declarations.append(tirx.DeclBuffer(param, data=pointer))
-            params.append(pointer)
-        else:
-            params.append(param)
+    params, declarations = pointer_params(func)
     raw = tirx.PrimFunc(params, tirx.SeqStmt([*declarations, func.body]), None, func.attrs)
     return raw.with_attr({"global_symbol": name, "calling_conv": DEVICE_CALL, "target": target.tvm()})
-
-
-def _each(name: str, rewrite: Any) -> Any:
-    def run(module: Any, _context: Any) -> Any:
-        for gv, func in module.functions_items():
-            module[gv] = rewrite(func)
-        return module
-
-    return tvm.transform.module_pass(run, opt_level=0, name=name)
 
 
 def _device_intrinsics(func: Any) -> Any:
@@ -176,8 +157,3 @@ def _same_bits(call: Any) -> Any:
     if (before, after) in _BITS:
         return tirx.call_pure_extern(after, _BITS[before, after], value)
     return tirx.Cast(after, value) if "float" not in before + after else call
-
-
-def _stable(source: str) -> str:
-    """Without what TVM's printer puts in for its own kernels alone."""
-    return re.sub(r"[ \t]+$", "", source, flags=re.MULTILINE)
