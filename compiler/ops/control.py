@@ -99,11 +99,11 @@ class If(Op):
                 infer_graph(branch)
             except ShapeError as failure:
                 failures[condition] = failure
-        for condition, failure in failures.items():
+        for condition, error in failures.items():
             if taken is condition or len(failures) == len(branches):
-                raise failure
+                raise error
             if taken is None:  # a branch that is never taken need not fit: exporters write both, by the shape
-                make_trap(branches[condition], len(node.outputs), f"{node.name}: a branch cannot run: {failure}")
+                make_trap(branches[condition], len(node.outputs), f"{node.name}: a branch cannot run: {error}")
         if taken is not None:
             branches = {taken: branches[taken]}
         can_run = [b for b in branches.values() if not is_trap(b)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from .common import Json, Printer, Quiet, table
 
@@ -39,7 +40,13 @@ def command(json: Json = False, quiet: Quiet = False) -> None:
     text = [f"host      {host_triple()}, compiles as {host}", f"compiler  {compiler}"]
     text += [table(rows, ["target", "vector", "this host"])]
     text += [f"cuda (not yet run on hardware): {', '.join(ARCHITECTURES)}; compiler {nvcc}"]
-    data = {"host": host_triple(), "cpu": host, "compiler": compiler, "nvcc": nvcc, "features": sorted(mine)}
+    data: dict[str, Any] = {
+        "host": host_triple(),
+        "cpu": host,
+        "compiler": compiler,
+        "nvcc": nvcc,
+        "features": sorted(mine),
+    }
     data |= {"targets": facts, "gpus": list(ARCHITECTURES)}
     Printer(json, quiet).show("\n".join(text), data)
 
