@@ -15,32 +15,23 @@ from ...compiler.ops.base import attr_float, attr_int
 from ..kernels.amx import conv_bf16 as amx_conv
 from ..kernels.amx import matmul_bf16 as amx_matmul
 from ..kernels.bf16 import conv, matmul
-from ..kernels.builder import product, static
 from ..kernels.matmul import MatmulSpec
 from ..packing import Packed
 from ..steps import Kernel, Param
 from .base import Anchor, template
 from .conv import conv_spec, is_plain_conv
+from .tiles import families
 
-FEWEST_ROWS = 9
-"""Products of fewer rows are bound by reading the weights, which dot products do as fast, without setting up tiles."""
 FEWEST_PRODUCTS = 16
-"""Shorter sums leave most of a tile empty, and its way through memory to the epilogue takes longer than they do."""
+"""Products of a sum from which tiles are worth it (see tiles.py)."""
 
 
-def _fills_tiles(rows: Any, products: int) -> bool:
-    """Whether so many rows of sums of so many products are worth tiles; measured on Sapphire Rapids. A number of rows
-    known only at run time is taken to be large."""
-    known = static(rows)
-    return products >= FEWEST_PRODUCTS and (known is None or known >= FEWEST_ROWS)
-
-
-def _call(anchor: Anchor, families: Sequence[Any], spec: Any, weights: Value, columns: int) -> Kernel:
-    """The kernel of one of the families for this node: x, packed weights, bias, then what the epilogue reads."""
+def _call(anchor: Anchor, able: Sequence[Any], spec: Any, weights: Value, columns: int) -> Kernel:
+    """The kernel of one of the families able to compute this node: x, packed weights, bias, the epilogue's."""
     alpha, bias = attr_float(anchor.node, "alpha", 1.0), anchor.node.input(2)
     epilogue = anchor.epilogue() if alpha == 1.0 else anchor.epilogue(bias, alpha)
     added: Param = np.zeros(columns, np.float32) if bias is None or alpha != 1.0 else bias
-    chosen = anchor.choose(spec, *families)
+    chosen = anchor.choose(spec, *able)
     bits = np.asarray(weights.data).view(np.uint16)
     packed = Packed(bits, lambda array: chosen.family.pack_weights(array, spec, chosen.plan))
     func = chosen.family.build(spec, chosen.plan, epilogue)
@@ -54,11 +45,9 @@ def _conv(anchor: Anchor) -> Kernel | None:
     if not is_plain_conv(node):
         return None
     spec = conv_spec(anchor)
-    families: list[Any] = [conv]
-    if amx_conv.applies(spec, anchor.target):
-        pixels, products = product((spec.batch, *spec.out_spatial)), spec.c_in // spec.group * product(spec.kernel)
-        families.insert(0 if _fills_tiles(pixels, products) else 1, amx_conv)
-    return _call(anchor, families, spec, node.operand(1), spec.c_out)
+    return _call(
+        anchor, families(conv, amx_conv, spec, anchor.target, FEWEST_PRODUCTS), spec, node.operand(1), spec.c_out
+    )
 
 
 def is_constant_matmul(node: Node) -> bool:
@@ -78,7 +67,4 @@ def _matmul(anchor: Anchor) -> Kernel | None:
     shape = anchor.shape(a)
     k, n = b.type.static_shape[:: -1 if trans_b else 1]
     spec = MatmulSpec(m=shape[-2], n=n, k=k, batch_a=tuple(shape[:-2]), trans_b=trans_b)
-    families: list[Any] = [matmul]
-    if amx_matmul.applies(spec, anchor.target):
-        families.insert(0 if _fills_tiles(product(shape[:-1]), k) else 1, amx_matmul)
-    return _call(anchor, families, spec, b, n)
+    return _call(anchor, families(matmul, amx_matmul, spec, anchor.target, FEWEST_PRODUCTS), spec, b, n)

@@ -14,7 +14,6 @@ from ...compiler.ir import Node, Value
 from ..isa.dot import arithmetic
 from ..kernels.amx import conv as amx_conv
 from ..kernels.amx import matmul as amx_matmul
-from ..kernels.builder import product, static
 from ..kernels.dot import conv, depthwise, matmul
 from ..kernels.matmul import MatmulSpec
 from ..packing import Packed
@@ -22,18 +21,10 @@ from ..steps import Kernel, Param
 from ..target import Target
 from .base import Anchor, template
 from .conv import conv_spec, is_plain_conv
+from .tiles import families
 
-FEWEST_ROWS = 9
-"""Products of fewer rows are bound by reading the weights, which dot products do as fast, without setting up tiles."""
 FEWEST_PRODUCTS = 32
-"""Shorter sums leave most of a tile empty, and its way through memory to the epilogue takes longer than they do."""
-
-
-def _fills_tiles(rows: Any, products: int) -> bool:
-    """Whether so many rows of sums of so many products are worth tiles; measured on Sapphire Rapids. A number of rows
-    known only at run time is taken to be large."""
-    known = static(rows)
-    return products >= FEWEST_PRODUCTS and (known is None or known >= FEWEST_ROWS)
+"""Products of a sum from which tiles are worth it (see tiles.py)."""
 
 
 def _bias(node: Node, target: Target, axis: int) -> list[Param]:
@@ -47,10 +38,10 @@ def _bias(node: Node, target: Target, axis: int) -> list[Param]:
     return added
 
 
-def _call(anchor: Anchor, families: Sequence[Any], spec: Any, weights: Value, rest: Sequence[Param]) -> Kernel:
-    """The kernel of one of the families for this node: x, packed weights, `rest`, then what the epilogue reads."""
+def _call(anchor: Anchor, able: Sequence[Any], spec: Any, weights: Value, rest: Sequence[Param]) -> Kernel:
+    """The kernel of one of the families able to compute this node: x, packed weights, `rest`, the epilogue's."""
     epilogue = anchor.epilogue()
-    chosen = anchor.choose(spec, *families)
+    chosen = anchor.choose(spec, *able)
     packed = Packed(np.asarray(weights.data), lambda array: chosen.family.pack_weights(array, spec, chosen.plan))
     func = chosen.family.build(spec, chosen.plan, epilogue)
     return anchor.kernel(func, [anchor.node.operand(0), packed, *rest], epilogue, str(chosen))
@@ -68,11 +59,7 @@ def _conv(anchor: Anchor) -> Kernel | None:
         rest.append(border if border is not None else np.zeros(1, np.uint8))
     if depthwise.applies(spec):
         return _call(anchor, [depthwise], spec, node.operand(1), rest)
-    families: list[Any] = [conv]
-    if amx_conv.applies(spec, anchor.target):
-        pixels, products = product((spec.batch, *spec.out_spatial)), spec.c_in // spec.group * product(spec.kernel)
-        families.insert(0 if _fills_tiles(pixels, products) else 1, amx_conv)
-    return _call(anchor, families, spec, node.operand(1), rest)
+    return _call(anchor, families(conv, amx_conv, spec, anchor.target, FEWEST_PRODUCTS), spec, node.operand(1), rest)
 
 
 def _is_plain_matmul(node: Node) -> bool:
@@ -89,7 +76,10 @@ def _matmul(anchor: Anchor) -> Kernel | None:
     shape = anchor.shape(a)
     k, n = b.type.static_shape
     spec = MatmulSpec(m=shape[-2], n=n, k=k, batch_a=tuple(shape[:-2]))
-    families: list[Any] = [matmul]
-    if amx_matmul.applies(spec, anchor.target):
-        families.insert(0 if _fills_tiles(product(shape[:-1]), k) else 1, amx_matmul)
-    return _call(anchor, families, spec, b, _bias(node, anchor.target, 1))
+    return _call(
+        anchor,
+        families(matmul, amx_matmul, spec, anchor.target, FEWEST_PRODUCTS),
+        spec,
+        b,
+        _bias(node, anchor.target, 1),
+    )
